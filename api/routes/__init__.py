@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: a route reads the request, calls one service function and answers with what it returns."""

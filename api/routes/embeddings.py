@@ -1,0 +1,45 @@
+"""`/vector_stores/{id}/embeddings`: litellm-pgvector's way to put chunks in, with reading and deleting beside it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from api import schemas
+from api.answers import Json
+from api.routes.json_route import JsonRoute
+from api.routes.parameters import Opened
+from api.services import chunks
+
+router = APIRouter(prefix="/vector_stores/{vector_store_id}/embeddings", tags=["Embeddings"], route_class=JsonRoute)
+
+
+@router.post("", response_model=schemas.Embedding)
+async def create_embedding(
+    vector_store_id: str, request: schemas.CreateEmbeddingRequest, resources: Opened
+) -> Response:
+    return Json(await chunks.create(resources, vector_store_id, request))
+
+
+@router.post("/batch", response_model=schemas.EmbeddingBatch)
+async def create_embedding_batch(
+    vector_store_id: str, request: schemas.CreateEmbeddingBatchRequest, resources: Opened
+) -> Response:
+    return Json(await chunks.create_batch(resources, vector_store_id, request.embeddings))
+
+
+@router.get("", response_model=schemas.EmbeddingPage)
+async def list_embeddings(
+    vector_store_id: str, query: Annotated[schemas.PageQuery, Query()], resources: Opened
+) -> Response:
+    return Json(await chunks.list_page(resources, vector_store_id, query))
+
+
+@router.get("/{embedding_id}", response_model=schemas.Embedding)
+async def retrieve_embedding(vector_store_id: str, embedding_id: str, resources: Opened) -> Response:
+    return Json(await chunks.get(resources, vector_store_id, embedding_id))
+
+
+@router.delete("/{embedding_id}", response_model=schemas.EmbeddingDeleted)
+async def delete_embedding(vector_store_id: str, embedding_id: str, resources: Opened) -> Response:
+    return Json(await chunks.delete(resources, vector_store_id, embedding_id))

@@ -1,0 +1,24 @@
+"""`/health` and `/ready`, for whoever operates Quiver."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from api import schemas
+from api.answers import Json
+from api.routes.parameters import Opened
+from api.services import readiness
+
+router = APIRouter(tags=["Operations"])
+
+
+@router.get("/health", response_model=schemas.Health)
+async def health() -> Response:
+    """The process runs."""
+    return Json({"status": "ok"})
+
+
+@router.get("/ready", response_model=schemas.Readiness, responses={503: {"model": schemas.Readiness}})
+async def ready(resources: Opened) -> Response:
+    """What a request needs is there; what is not is named."""
+    answer = await readiness.check(resources)
+    return Json(answer, status_code=200 if answer["status"] == "ok" else 503)

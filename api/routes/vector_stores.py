@@ -1,0 +1,46 @@
+"""`/vector_stores`: the stores themselves and their search."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from api import schemas
+from api.answers import Json
+from api.routes.json_route import JsonRoute
+from api.routes.parameters import Opened
+from api.services import search, stores
+
+router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=JsonRoute)
+
+
+@router.post("", response_model=schemas.VectorStore)
+async def create_vector_store(request: schemas.CreateVectorStoreRequest, resources: Opened) -> Response:
+    return Json(await stores.create(resources, request))
+
+
+@router.get("", response_model=schemas.VectorStorePage)
+async def list_vector_stores(query: Annotated[schemas.PageQuery, Query()], resources: Opened) -> Response:
+    return Json(await stores.list_page(resources, query))
+
+
+@router.get("/{vector_store_id}", response_model=schemas.VectorStore)
+async def retrieve_vector_store(vector_store_id: str, resources: Opened) -> Response:
+    return Json(await stores.get(resources, vector_store_id))
+
+
+@router.post("/{vector_store_id}", response_model=schemas.VectorStore)
+async def modify_vector_store(
+    vector_store_id: str, request: schemas.UpdateVectorStoreRequest, resources: Opened
+) -> Response:
+    return Json(await stores.update(resources, vector_store_id, request))
+
+
+@router.delete("/{vector_store_id}", response_model=schemas.VectorStoreDeleted)
+async def delete_vector_store(vector_store_id: str, resources: Opened) -> Response:
+    return Json(await stores.delete(resources, vector_store_id))
+
+
+@router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage)
+async def search_vector_store(vector_store_id: str, request: schemas.SearchRequest, resources: Opened) -> Response:
+    return Json(await search.search(resources, vector_store_id, request))

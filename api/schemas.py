@@ -1,0 +1,355 @@
+"""What goes over the wire: requests as pydantic models that forbid unknown fields, answers as typed dicts.
+
+Every optional field of a request accepts null, which LiteLLM sends for what its caller left out.
+"""
+
+import re
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from typing_extensions import TypedDict
+
+MAX_FILTER_DEPTH = 20
+MAX_FILTER_CONDITIONS = 500
+MAX_QUERIES = 32  # of one search; each is a search of its own
+
+
+def _without_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
+    return value
+
+
+def _json_without_nul(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    waiting: list[JsonValue] = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                _without_nul(text)
+            case list(items):
+                waiting.extend(items)
+            case dict(entries):
+                waiting.extend(entries)
+                waiting.extend(entries.values())
+            case _:
+                pass
+    return value
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_without_nul)]
+
+
+def _with_content(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+Content = Annotated[Text, AfterValidator(_with_content)]
+MetadataKey = Annotated[str, Field(max_length=64), AfterValidator(_without_nul)]
+MetadataValue = Annotated[str, Field(max_length=512), AfterValidator(_without_nul)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+ChunkMetadata = Annotated[dict[str, JsonValue], AfterValidator(_json_without_nul)]
+
+# A list of numbers, or base64 of little-endian float32 as OpenAI's embeddings API returns them.
+EmbeddingInput = Annotated[list[float], Field(min_length=1, max_length=16_000)] | str
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ExpiresAfter(Request):
+    anchor: Literal["last_active_at"]
+    days: int = Field(ge=1, le=365)
+
+
+class AutoChunking(Request):
+    type: Literal["auto"]
+
+
+class StaticChunking(Request):
+    max_chunk_size_tokens: int = Field(ge=100, le=4096)
+    chunk_overlap_tokens: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_at_most_half(self) -> "StaticChunking":
+        if self.chunk_overlap_tokens * 2 > self.max_chunk_size_tokens:
+            raise ValueError("chunk_overlap_tokens must be at most half of max_chunk_size_tokens")
+        return self
+
+
+class StaticChunkingStrategy(Request):
+    type: Literal["static"]
+    static: StaticChunking
+
+
+ChunkingStrategy = Annotated[AutoChunking | StaticChunkingStrategy, Field(discriminator="type")]
+
+
+class PageQuery(Request):
+    limit: int = Field(default=20, ge=1, le=100)
+    order: Literal["asc", "desc"] = "desc"
+    after: Text | None = Field(default=None, description="The last id of the page before.")
+    before: Text | None = Field(default=None, description="The first id of the page after.")
+
+
+class CreateVectorStoreRequest(Request):
+    name: Text | None = None
+    description: Text | None = None
+    file_ids: Annotated[list[Text], Field(max_length=500)] | None = None
+    expires_after: ExpiresAfter | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    metadata: Metadata | None = None
+    embedding_model: Name | None = None
+    embedding_dimension: Annotated[int, Field(ge=1, le=16_000)] | None = None
+
+
+class UpdateVectorStoreRequest(Request):
+    name: Text | None = None
+    expires_after: ExpiresAfter | None = None
+    metadata: Metadata | None = None
+
+
+class CreateEmbeddingRequest(Request):
+    id: Name | None = Field(
+        default=None, description="Sending the same id again changes nothing, so that a retry is harmless."
+    )
+    content: Content
+    embedding: EmbeddingInput | None = Field(default=None, description="Left out: the server embeds `content`.")
+    metadata: ChunkMetadata | None = None
+
+
+class CreateEmbeddingBatchRequest(Request):
+    embeddings: list[CreateEmbeddingRequest] = Field(min_length=1)
+
+
+Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
+Scalar = bool | int | float | Text
+FILTER_KEY = re.compile(r"\w[\w .:/@#$+-]{0,255}")
+
+
+def _named_like_an_attribute(value: str) -> str:
+    """Keys are parameters of the SQL and cannot harm it; but an injection that is told so beats one that finds nothing."""
+    if not FILTER_KEY.fullmatch(value):
+        raise ValueError(
+            f"{value[:64]!r} is no attribute's name: those have letters, digits, blanks and _.:/@#$+- only"
+        )
+    return value
+
+
+FilterKey = Annotated[Text, AfterValidator(_named_like_an_attribute)]
+
+
+class ComparisonFilter(Request):
+    type: Operator
+    key: FilterKey
+    value: Scalar | list[Scalar]
+
+    @model_validator(mode="after")
+    def _value_fits_operator(self) -> "ComparisonFilter":
+        is_list = isinstance(self.value, list)
+        if is_list != (self.type in ("in", "nin")):
+            raise ValueError(f"{self.type!r} takes {'one value' if is_list else 'a list of values'}")
+        if isinstance(self.value, bool) and self.type not in ("eq", "ne"):
+            raise ValueError(f"{self.type!r} does not order booleans")
+        return self
+
+
+class CompoundFilter(Request):
+    type: Literal["and", "or"]
+    filters: list["OpenAIFilter"] = Field(min_length=1)
+
+
+OpenAIFilter = Annotated[ComparisonFilter | CompoundFilter, Field(discriminator="type")]
+
+
+class MetadataEquals(Request):
+    """litellm-pgvector's flat form `{"key": value, ...}`: every key's value, as text, equals."""
+
+    type: Literal["flat"]
+    values: dict[FilterKey, Scalar]
+
+
+Filter = Annotated[ComparisonFilter | CompoundFilter | MetadataEquals, Field(discriminator="type")]
+
+_OPENAI_TYPES = frozenset({"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "and", "or"})
+
+
+def _limit_filter(value: object) -> object:
+    """Refuse what is too deep or too large before a recursive validator walks it, and name the flat form.
+
+    A dict is OpenAI's form if anything in it says so, so that a misspelt filter is refused and never searched as
+    something else.
+    """
+    if not isinstance(value, dict):
+        return value
+    filter = cast("dict[str, Any]", value)
+    waiting = [(filter, 1)]
+    conditions = 0
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_FILTER_DEPTH:
+            raise ValueError(f"is nested deeper than {MAX_FILTER_DEPTH} levels")
+        conditions += 1
+        nested: Any = node.get("filters")
+        if isinstance(nested, list):
+            parts = [cast("dict[str, Any]", part) for part in cast("list[object]", nested) if isinstance(part, dict)]
+            waiting.extend((part, depth + 1) for part in parts)
+    if conditions > MAX_FILTER_CONDITIONS:
+        raise ValueError(f"has more than {MAX_FILTER_CONDITIONS} conditions")
+    is_openai = "key" in filter or "filters" in filter or filter.get("type") in _OPENAI_TYPES
+    return filter if is_openai else {"type": "flat", "values": filter}
+
+
+class HybridSearch(Request):
+    embedding_weight: float = Field(ge=0)
+    text_weight: float = Field(ge=0)
+
+
+class RankingOptions(Request):
+    ranker: Literal["none", "auto", "default-2024-11-15"] | None = None
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    hybrid_search: HybridSearch | None = None
+
+
+Query = Annotated[str, Field(max_length=100_000), AfterValidator(_without_nul), AfterValidator(_with_content)]
+
+
+class SearchRequest(Request):
+    query: Query | Annotated[list[Query], Field(min_length=1, max_length=MAX_QUERIES)] | None = None
+    query_embedding: EmbeddingInput | None = Field(
+        default=None, description="Instead of `query`, for callers who embed themselves."
+    )
+    filters: Annotated[Filter, BeforeValidator(_limit_filter)] | None = None
+    max_num_results: Annotated[int, Field(ge=1)] | None = None
+    ranking_options: RankingOptions | None = None
+    rewrite_query: bool | None = None
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="litellm-pgvector's name of `max_num_results`; more than 100 is 100."
+    )
+    return_metadata: bool | None = Field(default=None, description="litellm-pgvector's: false leaves attributes out.")
+
+    @model_validator(mode="after")
+    def _one_question(self) -> "SearchRequest":
+        if (self.query is None) == (self.query_embedding is None):
+            raise ValueError("exactly one of query and query_embedding is required")
+        if self.limit is not None and self.max_num_results is not None:
+            raise ValueError("limit is another name of max_num_results; send one of them")
+        return self
+
+
+class FileCounts(TypedDict):
+    in_progress: int
+    completed: int
+    failed: int
+    cancelled: int
+    total: int
+
+
+class ExpirationPolicy(TypedDict):
+    anchor: Literal["last_active_at"]
+    days: int
+
+
+class VectorStore(TypedDict):
+    id: str
+    object: Literal["vector_store"]
+    created_at: int
+    name: str
+    description: str | None
+    usage_bytes: int
+    file_counts: FileCounts
+    status: Literal["expired", "in_progress", "completed"]
+    expires_after: ExpirationPolicy | None
+    expires_at: int | None
+    last_active_at: int | None
+    metadata: dict[str, str] | None
+    embedding_model: str | None
+    embedding_dimension: int | None
+
+
+class Embedding(TypedDict):
+    """A chunk that was put in by itself, in litellm-pgvector's shape."""
+
+    id: str
+    object: Literal["embedding"]
+    vector_store_id: str
+    content: str
+    metadata: dict[str, Any] | None
+    created_at: int
+
+
+class EmbeddingBatch(TypedDict):
+    object: Literal["embedding.batch"]
+    data: list[Embedding]
+    created: int
+
+
+class VectorStorePage(TypedDict):
+    object: Literal["list"]
+    data: list[VectorStore]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class EmbeddingPage(TypedDict):
+    object: Literal["list"]
+    data: list[Embedding]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VectorStoreDeleted(TypedDict):
+    id: str
+    object: Literal["vector_store.deleted"]
+    deleted: Literal[True]
+
+
+class EmbeddingDeleted(TypedDict):
+    id: str
+    object: Literal["embedding.deleted"]
+    deleted: Literal[True]
+
+
+class ResultContent(TypedDict):
+    type: Literal["text"]
+    text: str
+
+
+class SearchResult(TypedDict):
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, str | int | float | bool] | None
+    content: list[ResultContent]
+
+
+class SearchResultsPage(TypedDict):
+    object: Literal["vector_store.search_results.page"]
+    search_query: list[str]
+    data: list[SearchResult]
+    has_more: bool
+    next_page: str | None
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
+
+
+class Checks(TypedDict):
+    """`ok`, or what is wrong."""
+
+    database: str
+    migrations: str
+    embedding_service: str
+
+
+class Readiness(TypedDict):
+    status: Literal["ok", "unavailable"]
+    checks: Checks

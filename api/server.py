@@ -1,0 +1,93 @@
+"""The API as a process: one port, uvicorn on it, and failures to start told in a sentence."""
+
+import errno
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.app import create_app
+from api.errors import ConfigurationError
+from api.settings import Settings
+
+GRACE_SECONDS = 10  # requests that are not answered by then are cut off
+BACKLOG = 2048
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; requests in flight are finished first.
+
+    Raises:
+        ConfigurationError: the API cannot start as it is configured.
+    """
+    app = _RememberFailure(create_app(settings))
+    with listen(settings.host, settings.port, host_setting="HOST", port_setting="PORT") as listener:
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            server_header=False,
+            backlog=BACKLOG,
+        )
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
+    if app.failure is not None:
+        raise app.failure
+    if not server.started:
+        raise ConfigurationError("The API did not start; its log above says why.")
+
+
+def listen(host: str, port: int, *, host_setting: str, port_setting: str) -> socket.socket:
+    """Take a port; 0 takes a free one.
+
+    Raises:
+        ConfigurationError: naming the setting to change.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigurationError(f"{host_setting}={host!r} is no address of this machine.") from error
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            message = f"Port {port} is in use by another program: stop it, or set {port_setting} to another port."
+        elif error.errno == errno.EACCES:
+            message = f"Port {port} is for root only: set {port_setting} to one from 1024 on."
+        else:
+            message = f"{host_setting}={host!r} is no address of this machine."
+        raise ConfigurationError(message) from error
+    return listener
+
+
+class _RememberFailure:
+    """Keeps a ConfigurationError of the start-up, which uvicorn would print as a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: ConfigurationError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failing = False
+
+        async def send_unless_failing(message: Message) -> None:
+            nonlocal failing
+            failing = message["type"] == "lifespan.startup.failed"
+            if not failing:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, send_unless_failing)
+        except ConfigurationError as error:
+            self.failure = error
+            await send({"type": "lifespan.startup.failed", "message": ""})

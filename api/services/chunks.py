@@ -1,0 +1,215 @@
+"""Chunks that come by themselves, without a file: litellm-pgvector's embeddings."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from api.errors import Conflict, InvalidRequest, NotFound
+from api.field_mapping import ChunkTable
+from api.resources import Resources
+from api.schemas import (
+    CreateEmbeddingRequest,
+    Embedding,
+    EmbeddingBatch,
+    EmbeddingDeleted,
+    EmbeddingPage,
+    PageQuery,
+    VectorStore,
+)
+from api.services import paging, stores
+from api.tables import chunks, vector_stores
+from api.tables.chunks import NewChunk
+from api.tables.database import Connection
+from api.wire import Vector, read_vector
+
+
+async def create(resources: Resources, vector_store_id: str, request: CreateEmbeddingRequest) -> Embedding:
+    return (await _insert(resources, vector_store_id, [request], path=""))[0]
+
+
+async def create_batch(
+    resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest]
+) -> EmbeddingBatch:
+    data = await _insert(resources, vector_store_id, requests, path="embeddings.{}.")
+    return {"object": "embedding.batch", "data": data, "created": int(time.time())}
+
+
+async def get(resources: Resources, vector_store_id: str, id: str) -> Embedding:
+    table = await resources.database.chunk_table()
+    async with resources.database.connection() as connection:
+        await stores.get_on(connection, vector_store_id)
+        chunk = await chunks.find(connection, table, vector_store_id, id)
+    if chunk is None:
+        raise _no_such_chunk(id)
+    return chunk
+
+
+async def list_page(resources: Resources, vector_store_id: str, query: PageQuery) -> EmbeddingPage:
+    """A page in the order of the ids; those that Quiver makes ascend with time."""
+    table = await resources.database.chunk_table()
+    above, below = paging.bounds(query, query.after, query.before)
+    async with resources.database.connection() as connection:
+        await stores.get_on(connection, vector_store_id)
+        rows = await chunks.list_between(
+            connection,
+            table,
+            vector_store_id,
+            above=above,
+            below=below,
+            direction=paging.direction(query),
+            limit=query.limit + 1,
+        )
+    return paging.page(query, rows)
+
+
+async def delete(resources: Resources, vector_store_id: str, id: str) -> EmbeddingDeleted:
+    table = await resources.database.chunk_table()
+    async with resources.database.transaction() as connection:
+        await stores.get_on(connection, vector_store_id)
+        deleted = await chunks.delete(connection, table, vector_store_id, id)
+        if deleted is None:
+            raise _no_such_chunk(id)
+        usage_bytes, is_own_file = deleted
+        await vector_stores.uncount_chunk(connection, vector_store_id, files=int(is_own_file), usage_bytes=usage_bytes)
+    return {"id": id, "object": "embedding.deleted", "deleted": True}
+
+
+async def _insert(
+    resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest], *, path: str
+) -> list[Embedding]:
+    """Insert all chunks or none, and answer with them in their order; `path` leads to one of them in the request.
+
+    A chunk whose id the store has with the same content, metadata and vector is answered with what is there.
+
+    Raises:
+        NotFound: there is no such store.
+        InvalidRequest: a vector has another dimension than the store, the store has expired, an id stands twice.
+        Conflict: an id is taken by a chunk that differs.
+    """
+    _refuse_repeated_ids(requests, path)
+    table = await resources.database.chunk_table()
+    async with resources.database.connection() as connection:
+        store = await stores.get_unexpired(connection, vector_store_id)
+    vectors = await _vectors(resources, store, requests, path)
+    new = [
+        NewChunk(request.id, request.content, vector, request.metadata)
+        for request, vector in zip(requests, vectors, strict=True)
+    ]
+    async with resources.database.transaction() as connection:
+        return await _write(connection, table, vector_store_id, requests, new)
+
+
+async def _write(
+    connection: Connection,
+    table: ChunkTable,
+    vector_store_id: str,
+    requests: Sequence[CreateEmbeddingRequest],
+    new: Sequence[NewChunk],
+) -> list[Embedding]:
+    existing = await _existing(connection, table, vector_store_id, requests, new)
+    missing = [chunk for chunk in new if chunk.id is None or chunk.id not in existing]
+    inserted = iter(await chunks.insert(connection, table, vector_store_id, missing) if missing else [])
+    is_counted = await vector_stores.count_chunks(
+        connection,
+        vector_store_id,
+        files=len(missing),
+        usage_bytes=sum(len(chunk.content.encode()) for chunk in missing),
+        dimension=new[0].vector.size,
+    )
+    if not is_counted:  # deleted meanwhile, or given its dimension by somebody else; the transaction is undone
+        store = await stores.get_on(connection, vector_store_id)
+        raise _wrong_dimension(store, new[0].vector.size, param="embedding")
+    return [existing[chunk.id] if chunk.id is not None and chunk.id in existing else next(inserted) for chunk in new]
+
+
+async def _existing(
+    connection: Connection,
+    table: ChunkTable,
+    vector_store_id: str,
+    requests: Sequence[CreateEmbeddingRequest],
+    new: Sequence[NewChunk],
+) -> dict[str, Embedding]:
+    """The chunks that are there already, after a check that they are the same."""
+    own_ids = [chunk.id for chunk in new if chunk.id is not None]
+    if not own_ids:
+        return {}
+    # Two retries at once must not both find the ids free; not every table has a unique key to stop them.
+    if not await vector_stores.lock(connection, vector_store_id):
+        raise stores.no_such_store(vector_store_id)
+    found = await chunks.find_same_ids(connection, table, vector_store_id, own_ids)
+    for request, chunk in zip(requests, new, strict=True):
+        if chunk.id not in found:
+            continue
+        there, vector = found[chunk.id]
+        is_same = there["content"] == chunk.content and there["metadata"] == chunk.metadata
+        # What the server embedded itself may differ by a rounding from one time to the next.
+        if not is_same or (request.embedding is not None and not _same_direction(vector, chunk.vector)):
+            raise Conflict(
+                f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
+                param="id",
+            )
+    return {id: there for id, (there, _) in found.items()}
+
+
+async def _vectors(
+    resources: Resources, store: VectorStore, requests: Sequence[CreateEmbeddingRequest], path: str
+) -> list[Vector]:
+    """A vector for each request, embedded here where the caller sent none; all of the store's dimension."""
+    given = {
+        position: read_vector(request.embedding, param=f"{path.format(position)}embedding")
+        for position, request in enumerate(requests)
+        if request.embedding is not None
+    }
+    positions = [position for position in range(len(requests)) if position not in given]
+    sizes = {position: vector.size for position, vector in given.items()}
+    dimension = store["embedding_dimension"]
+    if dimension is not None:
+        _refuse_other_dimensions(store, sizes, dimension, path)
+    if positions:
+        model = store["embedding_model"] or resources.embeddings.default_model
+        texts = [requests[position].content for position in positions]
+        embedded = await resources.embeddings.embed(texts, model=model, dimension=dimension)
+        given |= dict(zip(positions, embedded, strict=True))
+    if dimension is None:  # what the model made decides, else the first vector that was sent
+        _refuse_other_dimensions(store, sizes, given[positions[0] if positions else 0].size, path)
+    return [given[position] for position in range(len(requests))]
+
+
+def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimension: int, path: str) -> None:
+    for position, size in sizes.items():
+        if size != dimension:
+            raise _wrong_dimension(store, size, param=f"{path.format(position)}embedding", expected=dimension)
+
+
+def _refuse_repeated_ids(requests: Sequence[CreateEmbeddingRequest], path: str) -> None:
+    seen: set[str] = set()
+    for position, request in enumerate(requests):
+        if request.id is not None and request.id in seen:
+            raise InvalidRequest(
+                f"The id {request.id!r} stands twice in the batch.", param=f"{path.format(position)}id"
+            )
+        if request.id is not None:
+            seen.add(request.id)
+
+
+def _same_direction(left: Vector, right: Vector) -> bool:
+    """Whether two vectors are one but for what half precision takes away."""
+    if left.size != right.size:
+        return False
+    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
+    cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))
+    return bool(cosine > 0.99999)
+
+
+def _wrong_dimension(store: VectorStore, dimension: int, *, param: str, expected: int | None = None) -> InvalidRequest:
+    return InvalidRequest(
+        f"Vector store {store['id']!r} has vectors of {expected or store['embedding_dimension']} dimensions, "
+        f"not {dimension}.",
+        param=param,
+        code="embedding_dimension_mismatch",
+    )
+
+
+def _no_such_chunk(id: str) -> NotFound:
+    return NotFound(f"No embedding found with id {id!r}.", param="embedding_id")

@@ -1,0 +1,19 @@
+"""Stores that have expired give their contents back."""
+
+from api.resources import Resources
+from api.tables import chunks, vector_stores
+
+
+async def sweep(resources: Resources) -> list[str]:
+    """Delete the chunks of expired stores, each store in a transaction of its own, and answer with their ids."""
+    table = await resources.database.chunk_table()
+    async with resources.database.connection() as connection:
+        expired = await vector_stores.list_expired(connection)
+    swept: list[str] = []
+    for id in expired:
+        async with resources.database.transaction() as connection:
+            if await vector_stores.lock_expired(connection, id):
+                await chunks.delete_of_store(connection, table, id)
+                await vector_stores.set_expired(connection, id)
+                swept.append(id)
+    return swept

@@ -1,0 +1,157 @@
+"""Vector stores: create, list, retrieve, modify, delete."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from api import ids
+from api.errors import InvalidRequest, NotFound
+from api.resources import Resources
+from api.schemas import (
+    CreateVectorStoreRequest,
+    PageQuery,
+    UpdateVectorStoreRequest,
+    VectorStore,
+    VectorStoreDeleted,
+    VectorStorePage,
+)
+from api.services import paging
+from api.tables import chunks, vector_stores
+from api.tables.database import Connection
+
+MAX_DIMENSION = 16_000  # of pgvector's `vector` and `halfvec`
+
+
+async def create(resources: Resources, request: CreateVectorStoreRequest) -> VectorStore:
+    """Create a store that remembers its embedding model and dimension.
+
+    Both come from the request, else from its metadata (LiteLLM passes on nothing else), else from the settings. A
+    store of a model other than the configured one has the dimension of its first vector unless it names one.
+
+    Raises:
+        InvalidRequest: the dimension is not one, or the table of chunks cannot hold it.
+        NotFound: a file is named that does not exist.
+    """
+    if request.file_ids:
+        raise NotFound(f"No such File object: {request.file_ids[0]}", param="file_ids")
+    table = await resources.database.chunk_table()
+    model, dimension = _model_and_dimension(resources, request)
+    if table.dimension is not None:
+        if dimension not in (None, table.dimension):
+            raise InvalidRequest(
+                f"The table of chunks holds vectors of {table.dimension} dimensions, not {dimension}.",
+                param="embedding_dimension",
+            )
+        dimension = table.dimension
+    if table.vector_store_id.type == "uuid":
+        id, created_at = str(uuid4()), datetime.now(UTC)
+    else:
+        id = ids.new_ids("vs", 1)[0]
+        created_at = ids.created_at(id) or datetime.now(UTC)
+    values: dict[str, Any] = {
+        "name": request.name or "",
+        "description": request.description,
+        "metadata": request.metadata,
+        "expires_after": request.expires_after and request.expires_after.model_dump(),
+        "embedding_model": model,
+        "embedding_dimension": dimension,
+    }
+    async with resources.database.connection() as connection:
+        return await vector_stores.insert(connection, id=id, created_at=created_at, values=values)
+
+
+async def list_page(resources: Resources, query: PageQuery) -> VectorStorePage:
+    """A page of stores in the order of their creation, ties by id.
+
+    Raises:
+        InvalidRequest: a cursor is no store's id, and not that of a deleted one either.
+    """
+    async with resources.database.connection() as connection:
+        after = await _position(connection, query.after, param="after")
+        before = await _position(connection, query.before, param="before")
+        above, below = paging.bounds(query, after, before)
+        rows = await vector_stores.list_between(
+            connection, above=above, below=below, direction=paging.direction(query), limit=query.limit + 1
+        )
+    return paging.page(query, rows)
+
+
+async def get(resources: Resources, id: str) -> VectorStore:
+    async with resources.database.connection() as connection:
+        return await get_on(connection, id)
+
+
+async def get_on(connection: Connection, id: str) -> VectorStore:
+    store = await vector_stores.find(connection, id)
+    if store is None:
+        raise no_such_store(id)
+    return store
+
+
+async def get_unexpired(connection: Connection, id: str) -> VectorStore:
+    """The store, to be searched or written to.
+
+    Raises:
+        NotFound: there is none.
+        InvalidRequest: it has expired.
+    """
+    store = await get_on(connection, id)
+    if store["status"] == "expired":
+        raise InvalidRequest(
+            f"Vector store {id!r} has expired; its contents are gone.",
+            param="vector_store_id",
+            code="vector_store_expired",
+        )
+    return store
+
+
+async def update(resources: Resources, id: str, request: UpdateVectorStoreRequest) -> VectorStore:
+    """Change what the request names, null included; the rest stays."""
+    changes = request.model_dump(include=request.model_fields_set)
+    async with resources.database.connection() as connection:
+        store = await vector_stores.update(connection, id, changes=changes)
+    if store is None:
+        raise no_such_store(id)
+    return store
+
+
+async def delete(resources: Resources, id: str) -> VectorStoreDeleted:
+    table = await resources.database.chunk_table()
+    async with resources.database.transaction() as connection:
+        # The store first: an insert that is under way holds its row, and is waited for before its chunks are deleted.
+        if not await vector_stores.delete(connection, id):
+            raise no_such_store(id)
+        await chunks.delete_of_store(connection, table, id)
+    return {"id": id, "object": "vector_store.deleted", "deleted": True}
+
+
+def no_such_store(id: str) -> NotFound:
+    return NotFound(f"No vector store found with id {id!r}.", param="vector_store_id")
+
+
+async def _position(connection: Connection, id: str | None, *, param: str) -> tuple[datetime, str] | None:
+    if id is None:
+        return None
+    created_at = await vector_stores.find_created_at(connection, id) or ids.created_at(id)
+    if created_at is None:
+        raise InvalidRequest(f"No vector store found with id {id!r} to list from.", param=param)
+    return created_at, id
+
+
+def _model_and_dimension(resources: Resources, request: CreateVectorStoreRequest) -> tuple[str, int | None]:
+    metadata = request.metadata or {}
+    configured = resources.settings.embedding
+    model = request.embedding_model or metadata.get("embedding_model") or configured.model
+    dimension = request.embedding_dimension
+    written = metadata.get("embedding_dimension")
+    if dimension is None and written is not None:
+        # isascii and isdecimal: int() also takes other scripts' digits, signs and underscores.
+        if not (written.isascii() and written.isdecimal() and 1 <= int(written[:6]) <= MAX_DIMENSION):
+            raise InvalidRequest(
+                f"metadata.embedding_dimension must be a whole number from 1 to {MAX_DIMENSION}, not {written!r}.",
+                param="metadata.embedding_dimension",
+            )
+        dimension = int(written)
+    if dimension is None and model == configured.model:
+        dimension = configured.dimensions
+    return model, dimension

@@ -1,0 +1,106 @@
+"""Every setting of the API, the worker and `quiver up`, read from the environment and `.env`.
+
+The names are litellm-pgvector's, so that its users change nothing but the address.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_data_dir() -> Path:
+    """Where `quiver up` keeps its database and keys: per user, and for root the system's place for such data."""
+    if os.name == "posix" and os.geteuid() == 0:
+        return Path("/var/lib/quiver")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "quiver"
+
+
+class EmbeddingSettings(BaseModel):
+    model: str = Field(default="all-minilm-l6-v2", description="Model of stores that name none, as the proxy calls it.")
+    base_url: str | None = Field(
+        default=None,
+        description="LiteLLM proxy, or any OpenAI-compatible server, with or without `/v1`. "
+        "Unset: `quiver up` starts a proxy; the parts alone look at http://localhost:4000.",
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key sent to the proxy.")
+    dimensions: int | None = Field(
+        default=None,
+        ge=1,
+        le=16_000,
+        description="Dimension of stores that name none. Unset: that of the first vector.",
+    )
+    batch_size: int = Field(default=128, ge=1, le=2048, description="Texts in one call to the proxy.")
+    timeout_seconds: float = Field(default=60, gt=0, description="Longest wait for one call to the proxy.")
+    max_attempts: int = Field(default=3, ge=1, le=10, description="Tries of one call before it is given up.")
+
+
+class DbFields(BaseModel):
+    """Where the chunks are: a table and its six columns. Unset names are the schema's own."""
+
+    table: str | None = Field(default=None, description="Table of the chunks.")
+    schema_name: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("schema", "schema_name"),
+        description="Its schema. Unset: the first in the search path that has the table.",
+    )
+    id_field: str | None = Field(default=None, description="Column of the chunk's id.")
+    content_field: str | None = Field(default=None, description="Column of its text.")
+    metadata_field: str | None = Field(default=None, description="Column of its metadata, JSON.")
+    embedding_field: str | None = Field(default=None, description="Column of its vector.")
+    vector_store_id_field: str | None = Field(default=None, description="Column of its store's id.")
+    created_at_field: str | None = Field(default=None, description="Column of the time it was put in.")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+    )
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL with pgvector; Prisma's `?schema=` is understood. Unset: `quiver up` starts its own.",
+    )
+    database_pool_size: int = Field(default=10, ge=1, le=1000, description="Most connections of one process.")
+    database_timeout_seconds: float = Field(
+        default=5, gt=0, description="Longest wait for a connection; then the answer is a 503."
+    )
+
+    server_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("server_api_key", "openai_api_key"),
+        description="Key that callers must send. `OPENAI_API_KEY` is its second name. "
+        "Unset: `quiver up` generates one; `quiver api` refuses to start.",
+    )
+    quiver_development: bool = Field(
+        default=False, description="Allow no key or a placeholder key. Never on a network others can reach."
+    )
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="Largest request body.")
+    max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
+
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    db_fields: DbFields = DbFields()
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe message that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or text.")
+
+    quiver_data_dir: Path = Field(default_factory=default_data_dir, description="Database and keys of `quiver up`.")
+    embedder_base_url: str | None = Field(
+        default=None, description="An embedder to use instead of starting the bundled one."
+    )
+    embedder_port: int = Field(default=8001, ge=0, le=65535, description="Port of the bundled embedder.")
+    litellm_port: int = Field(default=4000, ge=0, le=65535, description="Port of the LiteLLM proxy.")
+    litellm_config: Path = Field(default=Path("litellm_config.yaml"), description="Configuration of the proxy.")
+    litellm_master_key: SecretStr | None = Field(
+        default=None, description="Key of the LiteLLM proxy. Unset: `quiver up` generates one."
+    )

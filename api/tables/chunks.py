@@ -1,0 +1,334 @@
+"""The table of chunks, through the field mapping: Quiver's own `embeddings` or a table somebody else made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypedDict, cast
+from uuid import UUID, uuid4
+
+import numpy as np
+import pgvector
+from pgvector import HalfVector
+from psycopg import errors as pg
+from psycopg import sql
+
+from api import ids
+from api.errors import Conflict, InvalidRequest
+from api.field_mapping import ChunkTable, Column
+from api.filters import FilterCompiler
+from api.schemas import Embedding, Filter
+from api.tables.database import Connection
+from api.wire import Vector
+
+# The columns that an insert fills, in the order of COPY.
+COPIED: Final = ("id", "vector_store_id", "content", "embedding", "metadata", "created_at")
+
+EMBEDDING = """
+    {id}::text AS id,
+    'embedding' AS object,
+    {vector_store_id}::text AS vector_store_id,
+    coalesce({content}, '') AS content,
+    {metadata} AS metadata,
+    floor(extract(epoch FROM {created_at}))::bigint AS created_at
+"""
+
+GET = f"SELECT {EMBEDDING} FROM {{table}} WHERE {{vector_store_id}} = {{store}} AND {{id}} = %(id)s"  # noqa: S608
+
+# Ordered by id and not by time: the primary key answers it, however large the store.
+LIST = f"""
+SELECT {EMBEDDING} FROM {{table}}
+WHERE {{vector_store_id}} = {{store}} AND {{condition}}
+ORDER BY {{table}}.{{id}} {{direction}}
+LIMIT %(limit)s
+"""  # noqa: S608
+
+FIND_SAME_IDS = f"""
+SELECT {EMBEDDING}, {{embedding}} AS embedding FROM {{table}}
+WHERE {{vector_store_id}} = {{store}} AND {{id}} = ANY(%(ids)s)
+"""  # noqa: S608
+
+COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
+
+DELETE = """
+DELETE FROM {table} WHERE {vector_store_id} = {store} AND {id} = %(id)s
+RETURNING octet_length({content}) AS usage_bytes, {file_id} IS NULL AS is_own_file
+"""
+
+DELETE_OF_STORE = "DELETE FROM {table} WHERE {vector_store_id} = {store}"
+
+NEXT_SERIAL_IDS = """
+SELECT nextval(pg_get_serial_sequence(%(table)s, %(column)s)) AS id FROM generate_series(1, %(count)s)
+"""
+
+# Adding 0 keeps an index on the vectors out of it: such an index covers all stores and would find the neighbours of
+# the whole table, of which few may be this store's. The store's rows are scanned instead, which is exact.
+SEARCH = """
+SELECT id::text, file_id, filename, attributes, coalesce(text, '') AS text, distance
+FROM (
+    SELECT {id} AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes, {content} AS text,
+           ({embedding} <=> %(query)b::{vector_type}) + 0 AS distance
+    FROM {table}
+    WHERE {vector_store_id} = {store} AND {condition}
+    ORDER BY distance
+    LIMIT %(limit)s
+) AS nearest
+WHERE distance <= %(max_distance)s
+ORDER BY distance, id
+"""
+
+
+# litellm-pgvector kept no counters and no dimensions, and a table of somebody else's knows no stores at all. A store
+# that Quiver filled has its dimension, which is how the two are told apart.
+ADOPT_STORES = """
+INSERT INTO vector_stores AS known (id, created_at, embedding_dimension, usage_bytes, file_counts)
+SELECT {vector_store_id}::text,
+       min({created_at}),
+       min(vector_dims({embedding})),
+       sum(octet_length({content})),
+       jsonb_build_object('in_progress', 0, 'completed', count(*), 'failed', 0, 'cancelled', 0, 'total', count(*))
+FROM {table}
+WHERE {embedding} IS NOT NULL
+  AND {vector_store_id} IS NOT NULL
+  AND NOT EXISTS (
+      SELECT FROM vector_stores AS own
+      WHERE own.id = {table}.{vector_store_id}::text AND own.embedding_dimension IS NOT NULL)
+GROUP BY {vector_store_id}
+ON CONFLICT (id) DO UPDATE SET
+    embedding_dimension = excluded.embedding_dimension,
+    usage_bytes = excluded.usage_bytes,
+    file_counts = excluded.file_counts
+RETURNING id, file_counts ->> 'completed' AS chunks, embedding_dimension AS dimension
+"""
+
+
+@dataclass(frozen=True)
+class NewChunk:
+    """A chunk to insert; the vector is float32, finite and not zero."""
+
+    id: str | None
+    content: str
+    vector: Vector
+    metadata: Mapping[str, Any] | None
+
+
+class Match(TypedDict):
+    """A chunk that a search found, with its cosine distance, 0 to 2."""
+
+    id: str
+    file_id: str | None
+    filename: str | None
+    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
+    text: str
+    distance: float
+
+
+async def find(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Embedding | None:
+    typed_id = _typed_id(table.id, id)
+    if typed_id is None:
+        return None
+    statement = sql.SQL(GET).format(**_names(table, vector_store_id))
+    return cast("Embedding | None", await (await connection.execute(statement, {"id": typed_id})).fetchone())
+
+
+async def list_between(
+    connection: Connection,
+    table: ChunkTable,
+    vector_store_id: str,
+    *,
+    above: str | None,
+    below: str | None,
+    direction: Literal["asc", "desc"],
+    limit: int,
+) -> list[Embedding]:
+    """Chunks whose ids are strictly between two, in the order of their ids.
+
+    Raises:
+        InvalidRequest: a bound is not of the type of the table's ids.
+    """
+    names = _names(table, vector_store_id)
+    conditions: list[sql.Composable] = [sql.SQL("TRUE")]
+    params: dict[str, object] = {"limit": limit}
+    for name, operator, bound in (("above", sql.SQL(">"), above), ("below", sql.SQL("<"), below)):
+        if bound is not None:
+            column = sql.SQL("{}.{}").format(names["table"], names["id"])
+            conditions.append(sql.SQL("{} {} {}").format(column, operator, sql.Placeholder(name)))
+            params[name] = _require_typed_id(table.id, bound, param="after or before")
+    statement = sql.SQL(LIST).format(
+        **names,
+        condition=sql.SQL(" AND ").join(conditions),
+        direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
+    )
+    return cast("list[Embedding]", await (await connection.execute(statement, params)).fetchall())
+
+
+async def find_same_ids(
+    connection: Connection, table: ChunkTable, vector_store_id: str, new: Sequence[str]
+) -> dict[str, tuple[Embedding, Vector]]:
+    """Which of some ids the store has already: their chunks with their vectors, by id.
+
+    Raises:
+        InvalidRequest: an id is not of the type of the table's ids.
+    """
+    statement = sql.SQL(FIND_SAME_IDS).format(**_names(table, vector_store_id))
+    typed_ids = [_require_typed_id(table.id, id, param="id") for id in new]
+    rows = await (await connection.execute(statement, {"ids": typed_ids})).fetchall()
+    return {row["id"]: (cast("Embedding", row), row.pop("embedding").to_numpy().astype(np.float32)) for row in rows}
+
+
+async def insert(
+    connection: Connection, table: ChunkTable, vector_store_id: str, new: Sequence[NewChunk]
+) -> list[Embedding]:
+    """Copy chunks in and answer with them, in their order. Those without an id get one.
+
+    Raises:
+        Conflict: the table has one of the ids already.
+        InvalidRequest: the table refuses a row for a rule of its own.
+    """
+    chunk_ids = await _ids_for(connection, table, new)
+    now = datetime.now(UTC)
+    store_id = _typed_id(table.vector_store_id, vector_store_id)
+    created_at = now if table.created_at.type == "timestamptz" else now.replace(tzinfo=None)
+    # A COPY takes no parameters, so that its names are written as they are.
+    statement = sql.SQL(COPY).format(
+        table=sql.Identifier(table.schema, table.name),
+        columns=sql.SQL(", ").join(sql.Identifier(getattr(table, role).name) for role in COPIED),
+    )
+    try:
+        async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types([getattr(table, role).type for role in COPIED])
+            for id, chunk in zip(chunk_ids, new, strict=True):
+                vector = _storable(table, chunk.vector)
+                await copy.write_row((id, store_id, chunk.content, vector, chunk.metadata, created_at))
+    except pg.UniqueViolation as error:
+        raise Conflict("One of these ids is taken by a chunk of another vector store.", param="id") from error
+    except pg.IntegrityError as error:
+        rule = error.diag.column_name or error.diag.constraint_name
+        raise InvalidRequest(f"Table {table.name!r} refuses the row: {rule!r} is violated.") from error
+    return [
+        {
+            "id": str(id),
+            "object": "embedding",
+            "vector_store_id": vector_store_id,
+            "content": chunk.content,
+            "metadata": cast("dict[str, Any] | None", chunk.metadata),
+            "created_at": int(now.timestamp()),
+        }
+        for id, chunk in zip(chunk_ids, new, strict=True)
+    ]
+
+
+async def delete(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> tuple[int, bool] | None:
+    """Delete one chunk; its bytes and whether it counted as a file of its own, or None if there is no such chunk."""
+    typed_id = _typed_id(table.id, id)
+    if typed_id is None:
+        return None
+    statement = sql.SQL(DELETE).format(**_names(table, vector_store_id))
+    row = await (await connection.execute(statement, {"id": typed_id})).fetchone()
+    return None if row is None else (row["usage_bytes"] or 0, row["is_own_file"])
+
+
+async def delete_of_store(connection: Connection, table: ChunkTable, vector_store_id: str) -> None:
+    await connection.execute(sql.SQL(DELETE_OF_STORE).format(**_names(table, vector_store_id)), {})
+
+
+async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[str, Any]]:
+    """Make stores of what lies in the table unknown or uncounted: `id`, `chunks` and `dimension` of each."""
+    statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier)
+    return await (await connection.execute(statement, {})).fetchall()
+
+
+async def search(
+    connection: Connection,
+    table: ChunkTable,
+    vector_store_id: str,
+    *,
+    query: Vector,
+    filter: Filter | None,
+    max_distance: float,
+    limit: int,
+) -> list[Match]:
+    """The nearest chunks of a store by cosine distance, nearest first, exactly."""
+    compiler = FilterCompiler(table.metadata_as_jsonb)
+    condition = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
+    if table.embedding.is_nullable:
+        condition = sql.SQL("{} AND {} IS NOT NULL").format(condition, table.names["embedding"])
+    statement = sql.SQL(SEARCH).format(**_names(table, vector_store_id), condition=condition)
+    params = {
+        **compiler.params,
+        "query": _storable(table, query),
+        "max_distance": max_distance,
+        "limit": limit,
+    }
+    return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
+
+
+def _names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]:
+    """What a statement's braces stand for.
+
+    The store is a literal and not a parameter: only so can the planner prove the predicate of a partial index.
+    """
+    of_file = (
+        {"file_id": sql.Identifier("file_id"), "filename": sql.Identifier("filename")}
+        if table.has_file_columns
+        else {"file_id": sql.SQL("NULL::text"), "filename": sql.SQL("NULL::text")}
+    )
+    return {
+        **table.names,
+        **of_file,
+        "table": table.identifier,
+        "vector_type": table.vector_type,
+        "store": sql.Literal(vector_store_id.replace("%", "%%")),
+    }
+
+
+def _storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
+    """The vector in the column's type. In half precision it is stored at unit length, which no cosine notices."""
+    if table.embedding.type == "vector":
+        return pgvector.Vector(vector)
+    wide = vector.astype(np.float64)  # the squares of large float32 numbers overflow float32
+    return HalfVector((wide / np.linalg.norm(wide)).astype(np.float16))
+
+
+async def _ids_for(connection: Connection, table: ChunkTable, new: Sequence[NewChunk]) -> list[str | int | UUID]:
+    generated = iter(await _new_ids(connection, table, sum(chunk.id is None for chunk in new)))
+    return [next(generated) if chunk.id is None else _require_typed_id(table.id, chunk.id, param="id") for chunk in new]
+
+
+async def _new_ids(connection: Connection, table: ChunkTable, count: int) -> Sequence[str | int | UUID]:
+    if table.id.type == "uuid":
+        return [uuid4() for _ in range(count)]
+    if table.id.type not in ("int4", "int8"):
+        return ids.new_ids("emb", count)
+    params = {
+        "table": sql.Identifier(table.schema, table.name).as_string(connection),
+        "column": table.id.name,
+        "count": count,
+    }
+    rows = await (await connection.execute(NEXT_SERIAL_IDS, params)).fetchall()
+    if any(row["id"] is None for row in rows):
+        raise InvalidRequest(
+            f"Column {table.id.name!r} of table {table.name!r} has no sequence; send an id of your own.",
+            param="id",
+        )
+    return [row["id"] for row in rows]
+
+
+def _typed_id(column: Column, id: str) -> str | int | UUID | None:
+    """An id as its column has it; None when it cannot be one."""
+    try:
+        match column.type:
+            case "uuid":
+                return UUID(id)
+            case "int4" | "int8":
+                return int(id)
+            case _:
+                return id
+    except ValueError:
+        return None
+
+
+def _require_typed_id(column: Column, id: str, *, param: str) -> str | int | UUID:
+    typed_id = _typed_id(column, id)
+    if typed_id is None:
+        raise InvalidRequest(f"{id!r} is not an id of this table, whose ids are {column.type}.", param=param)
+    return typed_id

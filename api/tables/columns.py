@@ -1,0 +1,36 @@
+"""The names of Quiver's tables and columns, generated from prisma/schema.prisma by `make prisma`."""
+
+from typing import Final, final
+
+
+@final
+class VectorStores:
+    TABLE: Final = "vector_stores"
+    ID: Final = "id"
+    NAME: Final = "name"
+    DESCRIPTION: Final = "description"
+    STATUS: Final = "status"
+    USAGE_BYTES: Final = "usage_bytes"
+    FILE_COUNTS: Final = "file_counts"
+    METADATA: Final = "metadata"
+    EXPIRES_AFTER: Final = "expires_after"
+    EXPIRES_AT: Final = "expires_at"
+    LAST_ACTIVE_AT: Final = "last_active_at"
+    CREATED_AT: Final = "created_at"
+    EMBEDDING_MODEL: Final = "embedding_model"
+    EMBEDDING_DIMENSION: Final = "embedding_dimension"
+
+
+@final
+class Embeddings:
+    TABLE: Final = "embeddings"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    ID: Final = "id"
+    CONTENT: Final = "content"
+    EMBEDDING: Final = "embedding"
+    METADATA: Final = "metadata"
+    CREATED_AT: Final = "created_at"
+    FILE_ID: Final = "file_id"
+    FILENAME: Final = "filename"
+    CHUNK_INDEX: Final = "chunk_index"
+    SEQ: Final = "seq"

@@ -1,0 +1,213 @@
+"""The table `vector_stores`. Its rows leave as OpenAI's objects: the SELECT list is the wire."""
+
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from api.schemas import VectorStore
+from api.tables.database import Connection
+
+# What an answer shows; `expires_at` decides, so that a store is expired the second it is and not when it is swept.
+VECTOR_STORE = """
+    id,
+    'vector_store' AS object,
+    floor(extract(epoch FROM created_at))::bigint AS created_at,
+    name,
+    description,
+    usage_bytes,
+    file_counts,
+    CASE WHEN expires_at <= now() THEN 'expired'
+         WHEN (file_counts ->> 'in_progress')::bigint > 0 THEN 'in_progress'
+         ELSE status END AS status,
+    expires_after,
+    floor(extract(epoch FROM expires_at))::bigint AS expires_at,
+    floor(extract(epoch FROM last_active_at))::bigint AS last_active_at,
+    metadata,
+    embedding_model,
+    embedding_dimension
+"""
+
+INSERT = f"""
+INSERT INTO vector_stores (id, name, description, metadata, expires_after, expires_at,
+                           created_at, last_active_at, embedding_model, embedding_dimension)
+VALUES (%(id)s, %(name)s, %(description)s, %(metadata)s, %(expires_after)s, now() + make_interval(days => %(days)s),
+        %(created_at)s, now(), %(embedding_model)s, %(embedding_dimension)s)
+RETURNING {VECTOR_STORE}
+"""  # noqa: S608  # only constants of this file are put together
+
+GET = f"SELECT {VECTOR_STORE} FROM vector_stores WHERE id = %(id)s"  # noqa: S608
+
+GET_CREATED_AT = "SELECT created_at FROM vector_stores WHERE id = %(id)s"
+
+LIST = f"""
+SELECT {VECTOR_STORE} FROM vector_stores
+WHERE {{condition}}
+ORDER BY vector_stores.created_at {{direction}}, id {{direction}}
+LIMIT %(limit)s
+"""  # noqa: S608
+
+UPDATE = f"""
+UPDATE vector_stores SET
+    name = CASE WHEN %(set_name)s THEN %(name)s ELSE name END,
+    metadata = CASE WHEN %(set_metadata)s THEN %(metadata)s ELSE metadata END,
+    expires_after = CASE WHEN %(set_expires_after)s THEN %(expires_after)s ELSE expires_after END,
+    expires_at = now() + make_interval(
+        days => CASE WHEN %(set_expires_after)s THEN %(days)s ELSE (expires_after ->> 'days')::int END),
+    last_active_at = now()
+WHERE id = %(id)s
+RETURNING {VECTOR_STORE}
+"""  # noqa: S608
+
+DELETE = "DELETE FROM vector_stores WHERE id = %(id)s RETURNING id"
+
+LOCK = "SELECT id FROM vector_stores WHERE id = %(id)s FOR NO KEY UPDATE"
+
+# The first vector decides the dimension of a store that was created without one.
+COUNT_CHUNKS = """
+UPDATE vector_stores SET
+    file_counts = file_counts || jsonb_build_object(
+        'completed', (file_counts ->> 'completed')::bigint + %(files)s,
+        'total', (file_counts ->> 'total')::bigint + %(files)s),
+    usage_bytes = usage_bytes + %(usage_bytes)s,
+    embedding_dimension = coalesce(embedding_dimension, %(dimension)s),
+    last_active_at = now(),
+    expires_at = now() + make_interval(days => (expires_after ->> 'days')::int)
+WHERE id = %(id)s AND coalesce(embedding_dimension, %(dimension)s) IS NOT DISTINCT FROM %(dimension)s
+RETURNING id
+"""
+
+UNCOUNT_CHUNK = """
+UPDATE vector_stores SET
+    file_counts = file_counts || jsonb_build_object(
+        'completed', greatest((file_counts ->> 'completed')::bigint - %(files)s, 0),
+        'total', greatest((file_counts ->> 'total')::bigint - %(files)s, 0)),
+    usage_bytes = greatest(usage_bytes - %(usage_bytes)s, 0)
+WHERE id = %(id)s
+"""
+
+TOUCH = """
+UPDATE vector_stores SET
+    last_active_at = now(),
+    expires_at = now() + make_interval(days => (expires_after ->> 'days')::int)
+WHERE id = %(id)s AND last_active_at < now() - make_interval(secs => %(at_most_every_seconds)s)
+"""
+
+LIST_EXPIRED = "SELECT id FROM vector_stores WHERE expires_at <= now() AND status <> 'expired' ORDER BY expires_at"
+
+# Asked again for the time: the store may have been used since it was listed.
+LOCK_EXPIRED = "SELECT id FROM vector_stores WHERE id = %(id)s AND expires_at <= now() FOR UPDATE"
+
+SET_EXPIRED = """
+UPDATE vector_stores SET
+    status = 'expired', usage_bytes = 0,
+    file_counts = '{"in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0, "total": 0}'
+WHERE id = %(id)s
+"""
+
+
+async def insert(connection: Connection, *, id: str, created_at: datetime, values: dict[str, Any]) -> VectorStore:
+    """Insert a store; `values` are its columns `name`, `description`, `metadata`, `expires_after` and `embedding_*`."""
+    expires_after = values["expires_after"]
+    params = {
+        **values,
+        "id": id,
+        "created_at": created_at,
+        "metadata": _jsonb(values["metadata"]),
+        "expires_after": _jsonb(expires_after),
+        "days": expires_after and expires_after["days"],
+    }
+    row = await (await connection.execute(INSERT, params)).fetchone()
+    return cast("VectorStore", row)
+
+
+async def find(connection: Connection, id: str) -> VectorStore | None:
+    row = await (await connection.execute(GET, {"id": id})).fetchone()
+    return cast("VectorStore | None", row)
+
+
+async def find_created_at(connection: Connection, id: str) -> datetime | None:
+    row = await (await connection.execute(GET_CREATED_AT, {"id": id})).fetchone()
+    return None if row is None else row["created_at"]
+
+
+async def list_between(
+    connection: Connection,
+    *,
+    above: tuple[datetime, str] | None,
+    below: tuple[datetime, str] | None,
+    direction: Literal["asc", "desc"],
+    limit: int,
+) -> list[VectorStore]:
+    """Stores strictly between two positions of the order (created_at, id)."""
+    conditions: list[sql.Composable] = [sql.SQL("TRUE")]
+    params: dict[str, Any] = {"limit": limit}
+    for name, operator, bound in (("above", sql.SQL(">"), above), ("below", sql.SQL("<"), below)):
+        if bound is not None:
+            position = sql.SQL("({}, {})").format(sql.Placeholder(f"{name}_at"), sql.Placeholder(f"{name}_id"))
+            conditions.append(sql.SQL("(vector_stores.created_at, id) {} {}").format(operator, position))
+            params |= {f"{name}_at": bound[0], f"{name}_id": bound[1]}
+    statement = sql.SQL(LIST).format(
+        condition=sql.SQL(" AND ").join(conditions),
+        direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
+    )
+    rows = await (await connection.execute(statement, params)).fetchall()
+    return cast("list[VectorStore]", rows)
+
+
+async def update(connection: Connection, id: str, *, changes: dict[str, Any]) -> VectorStore | None:
+    """Change the named ones of `name`, `metadata` and `expires_after`; None clears. The expiry starts anew."""
+    expires_after = changes.get("expires_after")
+    params = {
+        "id": id,
+        "set_name": "name" in changes,
+        "name": changes.get("name") or "",
+        "set_metadata": "metadata" in changes,
+        "metadata": _jsonb(changes.get("metadata")),
+        "set_expires_after": "expires_after" in changes,
+        "expires_after": _jsonb(expires_after),
+        "days": expires_after and expires_after["days"],
+    }
+    row = await (await connection.execute(UPDATE, params)).fetchone()
+    return cast("VectorStore | None", row)
+
+
+async def delete(connection: Connection, id: str) -> bool:
+    return await (await connection.execute(DELETE, {"id": id})).fetchone() is not None
+
+
+async def lock(connection: Connection, id: str) -> bool:
+    """Hold the store's row until the transaction ends. False: there is no such store."""
+    return await (await connection.execute(LOCK, {"id": id})).fetchone() is not None
+
+
+async def count_chunks(connection: Connection, id: str, *, files: int, usage_bytes: int, dimension: int) -> bool:
+    """Add to the counters. False: the store is gone, or has vectors of another dimension."""
+    params = {"id": id, "files": files, "usage_bytes": usage_bytes, "dimension": dimension}
+    return await (await connection.execute(COUNT_CHUNKS, params)).fetchone() is not None
+
+
+async def uncount_chunk(connection: Connection, id: str, *, files: int, usage_bytes: int) -> None:
+    await connection.execute(UNCOUNT_CHUNK, {"id": id, "files": files, "usage_bytes": usage_bytes})
+
+
+async def touch(connection: Connection, id: str, *, at_most_every_seconds: int) -> None:
+    await connection.execute(TOUCH, {"id": id, "at_most_every_seconds": at_most_every_seconds})
+
+
+async def list_expired(connection: Connection) -> list[str]:
+    return [row["id"] for row in await (await connection.execute(LIST_EXPIRED)).fetchall()]
+
+
+async def lock_expired(connection: Connection, id: str) -> bool:
+    """Hold the store's row if it is still expired."""
+    return await (await connection.execute(LOCK_EXPIRED, {"id": id})).fetchone() is not None
+
+
+async def set_expired(connection: Connection, id: str) -> None:
+    await connection.execute(SET_EXPIRED, {"id": id})
+
+
+def _jsonb(value: object) -> Jsonb | None:
+    return None if value is None else Jsonb(value)

@@ -1,0 +1,89 @@
+"""The background process: takes jobs from the queue in PostgreSQL. Any number may run, on any number of machines."""
+
+import asyncio
+import signal
+
+import procrastinate
+import structlog
+from procrastinate import exceptions
+
+from api.errors import ConfigurationError, DatabaseUnavailable
+from api.resources import Resources
+from api.services import expiry
+from api.settings import Settings
+from api.tables import queue
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+CONCURRENCY = 4  # jobs at once in one process
+RECONNECT_SECONDS = 2.0
+SHUTDOWN_SECONDS = 10.0  # for jobs under way; what is cut off is taken up by another worker
+
+
+def create_queue(resources: Resources) -> procrastinate.App:
+    """The queue with every task that Quiver has."""
+    app = procrastinate.App(connector=queue.connector(resources.settings))
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="sweep_expired_stores", queueing_lock="sweep_expired_stores", pass_context=False)
+    async def sweep_expired_stores(timestamp: int) -> None:
+        for id in await expiry.sweep(resources):
+            log.info("vector_store_expired", vector_store_id=id)
+
+    return app
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGINT or SIGTERM. A database that goes away is waited for.
+
+    Raises:
+        ConfigurationError: no database is configured, or its tables do not fit.
+    """
+    if settings.database_url is None:
+        raise ConfigurationError("DATABASE_URL is not set; the worker takes its jobs from there.")
+    resources = Resources.of(settings)
+    await resources.database.open()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        while not stopping.is_set():
+            try:
+                await resources.database.chunk_table()
+                log.info("worker_started")
+                await _work_until(stopping, resources)
+            except (exceptions.ConnectorException, DatabaseUnavailable) as error:
+                log.warning("worker_waits_for_database", error=str(error))
+                await _sleep_unless(stopping, RECONNECT_SECONDS)
+    finally:
+        await resources.close()
+
+
+async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
+    async with create_queue(resources).open_async() as app:
+        worker = asyncio.create_task(
+            app.run_worker_async(
+                concurrency=CONCURRENCY,
+                install_signal_handlers=False,
+                shutdown_graceful_timeout=SHUTDOWN_SECONDS,
+                delete_jobs="successful",
+            )
+        )
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({worker, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            stop.cancel()
+        else:
+            worker.cancel()  # procrastinate's way to ask for a graceful end
+        try:
+            await worker
+        except asyncio.CancelledError:
+            log.info("worker_stopped")
+
+
+async def _sleep_unless(stopping: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stopping.wait(), timeout=seconds)
+    except TimeoutError:
+        return

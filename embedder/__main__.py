@@ -1,0 +1,119 @@
+"""`python -m embedder`: load the model, listen, and stop cleanly."""
+
+import errno
+import gc
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from embedder import engines, logs
+from embedder.errors import ModelUnavailable
+from embedder.server import create_app
+from embedder.settings import Settings
+
+MISCONFIGURED = 2  # the exit status when the embedder cannot start as it is configured
+GRACE_SECONDS = 30  # then requests that are still not finished are dropped
+
+log = structlog.get_logger()
+program = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+
+@program.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [EMBEDDER_HOST, 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on. [EMBEDDER_PORT, 8001]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The bundled all-minilm-l6-v2, or a sentence-transformers model by name or directory. "
+            "[EMBEDDER_MODEL, all-minilm-l6-v2]"
+        ),
+    ] = None,
+) -> None:
+    """Serve embeddings over OpenAI's API: POST /v1/embeddings, GET /v1/models, GET /health.
+
+    The bundled model needs no network and no key. The port opens when the model is loaded, so the first
+    answer of /health is the sign that all is ready. Ctrl-C or SIGTERM finishes the requests in flight,
+    then ends.
+
+    Each option is also an environment variable (in brackets, with its default), as are EMBEDDER_API_KEY
+    (asked of callers), EMBEDDER_SERVED_NAME, EMBEDDER_THREADS, EMBEDDER_MAX_TEXTS,
+    EMBEDDER_MAX_REQUEST_BYTES, EMBEDDER_LOG_LEVEL (debug, info, warning, error) and EMBEDDER_LOG_FORMAT
+    (json, console).
+
+    Try it: `curl localhost:8001/v1/embeddings -d '{"model": "all-minilm-l6-v2", "input": "Hello"}'`
+    """
+    # uvicorn raises the signal again when it has shut down; this makes it, and one before that, a clean end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_well)
+    settings = read_settings({"host": host, "port": port, "model": model})
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    try:
+        run(settings)
+    except ModelUnavailable as error:
+        give_up(str(error))
+    except OSError as error:
+        give_up(why_not_listening(error, settings))
+
+
+def end_well(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+def read_settings(options: dict[str, str | int | None]) -> Settings:
+    try:
+        return Settings.model_validate({name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        give_up(f"EMBEDDER_{first['loc'][0]}".upper() + f": {first['msg']}.")
+
+
+def run(settings: Settings) -> None:
+    with listener(settings) as bound:
+        engine = engines.load(settings)
+        gc.freeze()  # what was imported stays; walking over it costs a second at exit, and pauses before
+        config = uvicorn.Config(
+            create_app(settings, engine=engine),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        host, port = bound.getsockname()[:2]
+        log.info("ready", host=host, port=port, model=engine.name, dimensions=engine.dimensions)
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def listener(settings: Settings) -> socket.socket:
+    """Take the port before the model is loaded: one in use is told at once. uvicorn listens on it later."""
+    family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(address)
+    return bound
+
+
+def why_not_listening(error: OSError, settings: Settings) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"Another program listens on {where}; stop it, or choose another --port (EMBEDDER_PORT)."
+    return f"The embedder cannot listen on {where}: {error.strerror}; choose with --host and --port."
+
+
+def give_up(message: str) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(MISCONFIGURED)
+
+
+def main() -> None:
+    program(prog_name="python -m embedder")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The failures the embedder tells its callers about, each with its HTTP status, in OpenAI's envelope."""
+
+from typing import ClassVar, Literal, TypedDict
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
+class ErrorBody(TypedDict):
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str
+
+
+class Envelope(TypedDict):
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """A failure with an answer: `message` is a sentence for the caller, `param` the field it is about."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[ErrorType] = "server_error"
+    default_code: ClassVar[str] = "server_error"
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+
+    def envelope(self) -> Envelope:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_value"
+
+
+class Unauthenticated(ApiError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    default_code = "not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class RequestTooLarge(ApiError):
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class QueueFull(ApiError):
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class ClientGone(ApiError):
+    """The caller hung up before its answer was ready. Nobody reads this; the access log shows its status."""
+
+    status = 499
+    type = "invalid_request_error"
+    default_code = "client_closed_request"
+
+
+class ModelFailed(ApiError):
+    default_code = "model_failed"
+
+
+class ShuttingDown(ApiError):
+    status = 503
+    default_code = "shutting_down"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class ModelUnavailable(Exception):
+    """The embedder cannot start with this model; the message says what to change."""

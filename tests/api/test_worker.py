@@ -1,0 +1,98 @@
+"""The worker: a process of its own that takes jobs from the queue and stops when it is asked to."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import psycopg
+from openai import AsyncOpenAI
+
+from api.resources import Resources
+from api.services import expiry
+from tests.conftest import make_settings
+
+SECONDS = 30
+
+
+async def expire(database: str, store: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(
+            "UPDATE vector_stores SET expires_at = now() - interval '1 second' WHERE id = %s", (store,)
+        )
+
+
+async def filled_store(openai: AsyncOpenAI, http: httpx.AsyncClient) -> str:
+    store = await openai.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
+    await http.post(f"/v1/vector_stores/{store.id}/embeddings", json={"content": "text"})
+    return store.id
+
+
+@asynccontextmanager
+async def resources(settings: dict[str, Any]) -> AsyncGenerator[Resources]:
+    opened = Resources.of(make_settings(**settings))
+    await opened.database.open()
+    yield opened
+    await opened.close()
+
+
+async def test_an_expired_store_refuses_work_but_can_be_looked_at(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str
+) -> None:
+    store = await filled_store(openai, http)
+    await expire(database, store)
+
+    search = await http.post(f"/v1/vector_stores/{store}/search", json={"query": "text"})
+    insert = await http.post(f"/v1/vector_stores/{store}/embeddings", json={"content": "more"})
+
+    assert (search.status_code, insert.status_code) == (400, 400)
+    assert search.json()["error"]["code"] == "vector_store_expired"
+    assert (await openai.vector_stores.retrieve(store)).status == "expired"
+
+
+async def test_a_sweep_empties_what_has_expired_and_nothing_else(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, settings: dict[str, Any]
+) -> None:
+    kept, expired = await filled_store(openai, http), await filled_store(openai, http)
+    await expire(database, expired)
+
+    async with resources(settings) as opened:
+        first, second = await expiry.sweep(opened), await expiry.sweep(opened)
+
+    assert (first, second) == ([expired], [])
+    assert (await http.get(f"/v1/vector_stores/{expired}/embeddings")).json()["data"] == []
+    assert len((await http.get(f"/v1/vector_stores/{kept}/embeddings")).json()["data"]) == 1
+    swept = await openai.vector_stores.retrieve(expired)
+    assert (swept.status, swept.usage_bytes, swept.file_counts.total) == ("expired", 0, 0)
+
+
+async def test_a_worker_process_sweeps_and_stops_when_asked(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, settings: dict[str, Any]
+) -> None:
+    store = await filled_store(openai, http)
+    await expire(database, store)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "api.cli", "worker", env={"DATABASE_URL": database, "PATH": ""}
+    )
+    try:
+        await defer_sweep(database)
+        async with asyncio.timeout(SECONDS):
+            while (await http.get(f"/v1/vector_stores/{store}/embeddings")).json()["data"]:  # noqa: ASYNC110  # it sweeps
+                await asyncio.sleep(0.1)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+
+    assert await asyncio.wait_for(worker.wait(), SECONDS) == 0
+
+
+async def defer_sweep(database: str) -> None:
+    """What the clock does each minute, now."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+            "VALUES ('default', 'sweep_expired_stores', '{\"timestamp\": 0}')"
+        )
+        await connection.execute("NOTIFY procrastinate_any_queue_v1")

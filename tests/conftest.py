@@ -1,0 +1,146 @@
+"""A real PostgreSQL for all tests and a database of its own for each; a stand-in for the embedding service."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+from fastapi import FastAPI
+from openai import AsyncOpenAI
+from psycopg import sql
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from api.app import create_app
+from api.embedded_postgres import DATABASE, EmbeddedPostgres
+from api.settings import Settings
+from api.tables import migrations
+from tests.fake_embedder import FakeEmbedder
+
+KEY = "sk-quiver-test-0123456789"
+TEMPLATE = "quiver_template"
+
+Serve = Callable[..., AbstractAsyncContextManager[AsyncOpenAI]]
+
+
+class _HermeticSettings(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings that neither the environment nor a `.env` of the developer's can change."""
+    return _HermeticSettings(**values)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data", durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: EmbeddedPostgres) -> str:
+    await _execute(postgres, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+    await migrations.apply(_url(postgres, TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """The address of a migrated database that only this test uses."""
+    async with new_database(postgres, template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """The address of a database with nothing in it that only this test uses."""
+    async with new_database(postgres, "template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def shared_embedder() -> Iterator[FakeEmbedder]:
+    embedder = FakeEmbedder()
+    embedder.start()
+    yield embedder
+    embedder.stop()
+
+
+@pytest.fixture
+def embedder(shared_embedder: FakeEmbedder) -> FakeEmbedder:
+    """The embedding service, with nothing asked of it yet."""
+    shared_embedder.reset()
+    return shared_embedder
+
+
+@pytest.fixture
+def settings(database: str, embedder: FakeEmbedder) -> dict[str, Any]:
+    return {
+        "database_url": database,
+        "database_timeout_seconds": 2,
+        "server_api_key": KEY,
+        "embedding": {"base_url": embedder.base_url},
+    }
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """Run the application with some settings; the `openai` client of it is what one gets."""
+
+    @asynccontextmanager
+    async def serve(**settings: Any) -> AsyncGenerator[AsyncOpenAI]:
+        app = create_app(make_settings(**settings))
+        async with app.router.lifespan_context(app), _client(app) as client:
+            yield client
+
+    return serve
+
+
+@pytest.fixture
+async def openai(serve: Serve, settings: dict[str, Any]) -> AsyncIterator[AsyncOpenAI]:
+    async with serve(**settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def http(openai: AsyncOpenAI) -> httpx.AsyncClient:
+    """The same application without the client's manners: whatever is sent arrives as it is."""
+    return raw(openai)
+
+
+def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
+    """The HTTP client behind one of OpenAI's."""
+    client: httpx.AsyncClient = openai._client  # pyright: ignore[reportPrivateUsage]  # the only way to it
+    client.headers["Authorization"] = f"Bearer {KEY}"
+    return client
+
+
+def _client(app: FastAPI) -> AsyncOpenAI:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    http = httpx.AsyncClient(transport=transport, base_url="http://quiver")
+    return AsyncOpenAI(base_url="http://quiver/v1", api_key=KEY, max_retries=0, http_client=http)
+
+
+def _url(postgres: EmbeddedPostgres, name: str) -> str:
+    return postgres.url.replace(f"/{DATABASE}?", f"/{name}?")
+
+
+@asynccontextmanager
+async def new_database(postgres: EmbeddedPostgres, template: str) -> AsyncGenerator[str]:
+    name = f"test_{uuid4().hex}"
+    names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+    await _execute(postgres, sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**names))
+    yield _url(postgres, name)
+    await _execute(postgres, sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+
+
+async def _execute(postgres: EmbeddedPostgres, statement: sql.Composed) -> None:
+    async with await psycopg.AsyncConnection.connect(postgres.url, autocommit=True) as connection:
+        await connection.execute(statement)

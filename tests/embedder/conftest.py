@@ -1,0 +1,99 @@
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from openai import OpenAI
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from embedder import engines
+from embedder.engines import Engine
+from embedder.server import create_app
+from embedder.settings import Settings
+from tests.servers import Server
+
+DEADLINE_SECONDS = 30
+
+Serve = Callable[..., AbstractContextManager[str]]
+
+
+class HermeticSettings(Settings):
+    """Settings that neither the environment nor a `.env` of the developer's can change."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+@contextmanager
+def served(app: FastAPI) -> Generator[str]:
+    server = Server(app)
+    server.start()
+    try:
+        yield server.base_url
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    """Serve an engine with some settings on a real socket; its address is what one gets."""
+
+    def serve(engine: Engine, **settings: Any) -> AbstractContextManager[str]:
+        return served(create_app(HermeticSettings(**settings), engine=engine))
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[..., Engine]:
+    def load(**settings: Any) -> Engine:
+        return engines.load(HermeticSettings(**settings))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def minilm(load: Callable[..., Engine]) -> Engine:
+    """The bundled model, loaded once."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def address(serve: Serve, minilm: Engine) -> Iterator[str]:
+    with serve(minilm, max_request_bytes=1_000_000) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def client(address: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http(address: str) -> Iterator[httpx.Client]:
+    """The same server without the client's manners: whatever is sent arrives as it is."""
+    with httpx.Client(base_url=address) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    def wait_until(reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not reached():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    return wait_until

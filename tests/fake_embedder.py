@@ -1,0 +1,90 @@
+"""A stand-in for the embedding service: OpenAI's embeddings API over real HTTP, and ways to make it misbehave."""
+
+import asyncio
+import base64
+import hashlib
+import re
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.servers import Server
+
+DIMENSION = 384
+MODEL = "all-minilm-l6-v2"
+
+
+def embed(text: str, dimension: int = DIMENSION) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Words hashed into a vector: texts that share words are near each other."""
+    vector = np.full(dimension, 1e-3)
+    for word in re.findall(r"\w+", text.lower()):
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+        vector += np.random.default_rng(seed).normal(size=dimension)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+class FakeEmbedder:
+    """Answers like OpenAI's API; `failures` are answered first, one a call, and every call's body is kept."""
+
+    def __init__(self) -> None:
+        self.reset()
+        self._server = Server(
+            Starlette(
+                routes=[
+                    Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                    Route("/v1/models", self._models),
+                ]
+            )
+        )
+
+    def reset(self) -> None:
+        self.dimension = DIMENSION
+        self.calls: list[dict[str, Any]] = []
+        self.failures: list[Response] = []
+        self.refuses_base64 = False
+        self.delay_seconds = 0.0
+
+    @property
+    def base_url(self) -> str:
+        return self._server.base_url
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for call in self.calls for text in call["input"]]
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    async def _embeddings(self, request: Request) -> Response:
+        body = await request.json()
+        self.calls.append(body)
+        await asyncio.sleep(self.delay_seconds)
+        if self.failures:
+            return self.failures.pop(0)
+        if body["model"] == "no-such-model":
+            message = f"/embeddings: Invalid model name passed in model={body['model']}"
+            return JSONResponse({"error": {"message": message, "type": None, "param": None, "code": "400"}}, 400)
+        is_base64 = body.get("encoding_format") == "base64"
+        if is_base64 and self.refuses_base64:
+            return JSONResponse({"error": {"message": "unsupported encoding_format"}}, 400)
+        vectors = [embed(text, body.get("dimensions") or self.dimension) for text in body["input"]]
+        data = [
+            {"object": "embedding", "index": i, "embedding": _encode(vector) if is_base64 else vector.tolist()}
+            for i, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": len(data), "total_tokens": len(data)}
+        return JSONResponse({"object": "list", "data": data, "model": body["model"], "usage": usage})
+
+
+def _encode(vector: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
