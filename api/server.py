@@ -1,14 +1,21 @@
 """The API as a process: one port, uvicorn on it, and failures to start told in a sentence."""
 
 import errno
+import signal
 import socket
+import sys
+from types import FrameType
+from typing import NoReturn
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.errors import ConfigurationError
 from api.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GRACE_SECONDS = 10  # requests that are not answered by then are cut off
 BACKLOG = 2048
@@ -20,6 +27,9 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigurationError: the API cannot start as it is configured.
     """
+    # uvicorn raises the signal again when it has shut down; this makes it, and one before that, a clean end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_well)
     app = _RememberFailure(create_app(settings))
     with listen(settings.host, settings.port, host_setting="HOST", port_setting="PORT") as listener:
         config = uvicorn.Config(
@@ -34,11 +44,18 @@ def serve(settings: Settings) -> None:
             backlog=BACKLOG,
         )
         server = uvicorn.Server(config)
-        server.run(sockets=[listener])
-    if app.failure is not None:
-        raise app.failure
-    if not server.started:
-        raise ConfigurationError("The API did not start; its log above says why.")
+        host, port = listener.getsockname()[:2]
+        log.info("api_starts", host=host, port=port)
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:
+            if app.failure is None:
+                raise
+            raise app.failure from None
+
+
+def _end_well(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 def listen(host: str, port: int, *, host_setting: str, port_setting: str) -> socket.socket:

@@ -14,9 +14,9 @@ from psycopg import sql
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from api.app import create_app
-from api.embedded_postgres import DATABASE, EmbeddedPostgres
 from api.settings import Settings
 from api.tables import migrations
+from api.up.embedded_postgres import DATABASE, EmbeddedPostgres
 from tests.fake_embedder import FakeEmbedder
 
 KEY = "sk-quiver-test-0123456789"

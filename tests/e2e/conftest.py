@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from api.embedded_postgres import EmbeddedPostgres
+from api.up.embedded_postgres import EmbeddedPostgres
 from tests.conftest import KEY, new_database
 from tests.processes import free_port, running
 from tests.servers import Server

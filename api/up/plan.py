@@ -12,12 +12,12 @@ from pathlib import Path
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from api import keys, system_account
 from api.auth import required_key
-from api.embedded_postgres import find_binaries
 from api.errors import ConfigurationError
 from api.server import listen
 from api.settings import Settings
+from api.up import keys, system_account
+from api.up.embedded_postgres import find_binaries
 
 LOCAL = "127.0.0.1"
 # What only one part may know. The proxy with a DATABASE_URL would start a Prisma of its own on it.

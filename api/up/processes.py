@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from api import guardian
 from api.errors import ConfigurationError
+from api.up import guardian
 
 LAST_LINES = 15
 MAX_LINE_BYTES = 1024 * 1024  # a longer line of output is dropped

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-from api import system_account
 from api.errors import ConfigurationError
+from api.up import system_account
 
 MAJOR_VERSION = 18
 DATABASE = "quiver"

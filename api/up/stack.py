@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import httpx
 from pydantic import SecretStr
 
-from api.display import Display
-from api.embedded_postgres import EmbeddedPostgres
 from api.errors import ApiError, ConfigurationError
-from api.plan import Plan, make_plan
-from api.processes import LAST_LINES, Child, Guardian
 from api.services import adoption
 from api.settings import Settings
 from api.tables import migrations
+from api.up.display import Display
+from api.up.embedded_postgres import EmbeddedPostgres
+from api.up.plan import Plan, make_plan
+from api.up.processes import LAST_LINES, Child, Guardian
 
 POSTGRES, MIGRATIONS = "PostgreSQL", "migrations"
 EMBEDDER, PROXY, API, WORKER = "embedder", "LiteLLM proxy", "API", "worker"
