@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 
 import procrastinate
 import structlog
@@ -72,14 +73,15 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
         )
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({worker, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if worker.done():
-            stop.cancel()
-        else:
-            worker.cancel()  # procrastinate's way to ask for a graceful end
-        try:
-            await worker
-        except asyncio.CancelledError:
+        stop.cancel()
+        if not worker.done():
+            worker.cancel()  # procrastinate's way to ask for a graceful end; without a database it never comes to one
+            await asyncio.wait({worker}, timeout=SHUTDOWN_SECONDS + 1)
             log.info("worker_stopped")
+            if not worker.done():
+                return
+        with suppress(asyncio.CancelledError):
+            await worker
 
 
 async def _sleep_unless(stopping: asyncio.Event, seconds: float) -> None:

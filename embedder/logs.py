@@ -10,10 +10,11 @@ CHATTY_LIBRARIES = ("httpx", "huggingface_hub", "sentence_transformers", "transf
 
 
 def configure(*, level: str, form: Literal["json", "console"]) -> None:
+    is_json = form == "json"
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
+        structlog.contextvars.merge_contextvars,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -23,8 +24,8 @@ def configure(*, level: str, form: Literal["json", "console"]) -> None:
     )
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if form == "json"
-        else [structlog.dev.ConsoleRenderer()]
+        if is_json
+        else [structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False, sort_keys=False)]
     )
     handler = logging.StreamHandler()
     handler.setFormatter(

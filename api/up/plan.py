@@ -30,8 +30,7 @@ PROXY_OPTIONS = ("HOST", "PORT")
 class Plan:
     settings: Settings  # with every key and port filled in
     home: Path
-    key_origin: str  # where the server's key came from, as a remark in brackets
-    has_generated_key: bool
+    key_setting: str | None  # the variable that the server's key came from; None when it was generated
     starts_postgres: bool
     starts_embedder: bool
     starts_proxy: bool
@@ -143,8 +142,7 @@ def make_plan(settings: Settings) -> Plan:
     return Plan(
         settings=settings.model_copy(update={**ports, **{name: SecretStr(key) for name, key in generated.items()}}),
         home=home,
-        key_origin=_origin(settings, home),
-        has_generated_key="server_api_key" in generated,
+        key_setting=_key_setting(settings),
         starts_postgres=starts_postgres,
         starts_embedder=starts_embedder,
         starts_proxy=starts_proxy,
@@ -159,11 +157,11 @@ def _missing_keys(settings: Settings, *, starts_proxy: bool) -> list[str]:
     return [name for name, key in wanted.items() if key is None]
 
 
-def _origin(settings: Settings, home: Path) -> str:
+def _key_setting(settings: Settings) -> str | None:
     if settings.server_api_key is None:
-        return f"generated, kept in {home / keys.FILE_NAME}"
+        return None
     given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
-    return f"yours, from {'SERVER_API_KEY' if 'SERVER_API_KEY' in given else 'OPENAI_API_KEY'}"
+    return "SERVER_API_KEY" if "SERVER_API_KEY" in given else "OPENAI_API_KEY"
 
 
 def _choose_ports(settings: Settings, *, starts_embedder: bool, starts_proxy: bool) -> dict[str, int]:

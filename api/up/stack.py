@@ -15,6 +15,7 @@ from api.errors import ApiError, ConfigurationError
 from api.services import adoption
 from api.settings import Settings
 from api.tables import migrations
+from api.up import keys
 from api.up.display import Display
 from api.up.embedded_postgres import EmbeddedPostgres
 from api.up.plan import Plan, make_plan
@@ -238,10 +239,10 @@ class _Stack:
 
     def _rows(self, database_url: str, seconds: float) -> list[tuple[str, str]]:
         plan = self._plan
-        key = plan.server_key if plan.has_generated_key else "********"
+        generated = f"{plan.server_key}  (generated, kept in {plan.home / keys.FILE_NAME})"
         rows = [
             ("Quiver", f"{plan.api_url}/v1  (ready after {seconds:.0f} s)"),
-            ("Key", f"{key}  ({plan.key_origin})"),
+            ("Key", generated if plan.key_setting is None else f"yours, from {plan.key_setting}"),
             ("LiteLLM proxy", f"{plan.proxy_url}  {'' if plan.starts_proxy else '(yours, from EMBEDDING__BASE_URL)'}"),
         ]
         if plan.starts_proxy:
@@ -251,7 +252,7 @@ class _Stack:
         return [(name, value.rstrip()) for name, value in rows]
 
     def _example(self) -> str:
-        key = self._plan.server_key if self._plan.has_generated_key else "$SERVER_API_KEY"
+        key = self._plan.server_key if self._plan.key_setting is None else f"${self._plan.key_setting}"
         return (
             f'curl {self._plan.api_url}/v1/vector_stores -H "Authorization: Bearer {key}" '
             """-H "Content-Type: application/json" -d '{"name": "first"}'"""

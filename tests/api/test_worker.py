@@ -3,8 +3,10 @@
 import asyncio
 import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,8 @@ from openai import AsyncOpenAI
 
 from api.resources import Resources
 from api.services import expiry
+from api.tables import migrations
+from api.up.embedded_postgres import EmbeddedPostgres
 from tests.conftest import make_settings
 
 SECONDS = 30
@@ -70,22 +74,41 @@ async def test_a_sweep_empties_what_has_expired_and_nothing_else(
 
 
 async def test_a_worker_process_sweeps_and_stops_when_asked(
-    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, settings: dict[str, Any]
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, tmp_path: Path
 ) -> None:
     store = await filled_store(openai, http)
     await expire(database, store)
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "api.cli", "worker", env={"DATABASE_URL": database, "PATH": ""}
-    )
-    try:
-        await defer_sweep(database)
-        async with asyncio.timeout(SECONDS):
-            while (await http.get(f"/v1/vector_stores/{store}/embeddings")).json()["data"]:  # noqa: ASYNC110  # it sweeps
-                await asyncio.sleep(0.1)
-    finally:
-        worker.send_signal(signal.SIGTERM)
 
-    assert await asyncio.wait_for(worker.wait(), SECONDS) == 0
+    async with working(database, tmp_path):
+        await defer_sweep(database)
+        await until_no_job_waits(database)
+
+    assert (await http.get(f"/v1/vector_stores/{store}/embeddings")).json()["data"] == []
+
+
+@asynccontextmanager
+async def working(database: str, directory: Path) -> AsyncGenerator[Process]:
+    """A worker that has said that it works; at the end it is asked to stop, and must, with status 0."""
+    log = directory / "worker.log"
+    with log.open("wb") as output:
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "api.cli", "worker"), env={"DATABASE_URL": database, "PATH": ""}, stderr=output
+        )
+        async with asyncio.timeout(SECONDS):
+            while "worker_started" not in log.read_text():  # noqa: ASYNC110  # it writes
+                await asyncio.sleep(0.05)
+        yield worker
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(worker.wait(), SECONDS) == 0, log.read_text()
+
+
+async def until_no_job_waits(database: str) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(database, autocommit=True) as connection,
+        asyncio.timeout(SECONDS),
+    ):
+        while await (await connection.execute("SELECT FROM procrastinate_jobs")).fetchone():  # noqa: ASYNC110  # it works
+            await asyncio.sleep(0.1)
 
 
 async def defer_sweep(database: str) -> None:
@@ -96,3 +119,28 @@ async def defer_sweep(database: str) -> None:
             "VALUES ('default', 'sweep_expired_stores', '{\"timestamp\": 0}')"
         )
         await connection.execute("NOTIFY procrastinate_any_queue_v1")
+
+
+async def test_a_worker_without_its_database_stops_when_asked(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    server.start()
+    await migrations.apply(server.url)
+
+    async with working(server.url, tmp_path):
+        server.stop()
+
+
+async def test_a_worker_survives_the_absence_of_its_database(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    server.start()
+    await migrations.apply(server.url)
+    try:
+        async with working(server.url, tmp_path) as worker:
+            server.stop()
+            server.start()
+            await defer_sweep(server.url)
+            await until_no_job_waits(server.url)
+
+            assert worker.returncode is None
+    finally:
+        server.stop()
