@@ -81,13 +81,13 @@ class Embeddings:
             async with slots:
                 return await self._embed_batch(batch, model=model, dimension=dimension)
 
-        batches = [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
+        starts = range(0, len(texts), self._batch_size)
+        tasks = [asyncio.create_task(embed_batch(texts[start : start + self._batch_size])) for start in starts]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(embed_batch(batch)) for batch in batches]
-        except* ApiError as failures:
-            raise failures.exceptions[0] from failures
-        parts = [task.result() for task in tasks]
+            parts = await asyncio.gather(*tasks)
+        finally:  # of one failure, or of a caller that went away
+            for task in tasks:
+                task.cancel()
         if len({part.shape[1] for part in parts}) > 1:
             raise EmbeddingUnavailable(f"The embedding model {model!r} answered with vectors of different dimensions.")
         return np.concatenate(parts)

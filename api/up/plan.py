@@ -199,8 +199,8 @@ def _create_home(home: Path, *, shared_with_postgres: bool) -> None:
 
 
 def _find_proxy_config(path: Path) -> Path:
-    """Look in the current directory, then where Quiver itself lies."""
-    for candidate in (path.expanduser().absolute(), Path(__file__).resolve().parents[1] / path):
+    """Look in the current directory, then for the one that Quiver brings, which lies beside this file."""
+    for candidate in (path.expanduser().absolute(), Path(__file__).with_name(str(path))):
         if candidate.is_file():
             return candidate
     raise ConfigurationError(
