@@ -10,6 +10,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.answers import failure
+from api.errors import InternalError
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("quiver.access")
@@ -27,7 +29,13 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
         structlog.contextvars.merge_contextvars,
     ]
-    console = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False, sort_keys=False)
+    console = structlog.dev.ConsoleRenderer(
+        colors=False,
+        pad_event_to=0,
+        pad_level=False,
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,  # the other one shows local variables, texts and keys
+    )
     renderer = structlog.processors.JSONRenderer() if is_json else console
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -61,11 +69,12 @@ class AccessLog:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
         started = time.perf_counter()
-        status = 500
+        status, has_started = 500, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
@@ -75,6 +84,11 @@ class AccessLog:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except Exception:  # nobody stands before this: the caller gets an answer, the log the rest
+                log.exception("unexpected_error", method=scope["method"], path=scope["path"])
+                if not has_started:
+                    error = InternalError("The server had an error while processing your request.")
+                    await failure(error)(scope, receive, send_with_id)
             finally:
                 if scope["path"] not in QUIET_PATHS:
                     log.info(

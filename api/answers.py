@@ -15,7 +15,6 @@ from api.errors import (
     ApiError,
     ConfigurationError,
     DatabaseUnavailable,
-    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -50,8 +49,8 @@ class Json(Response):
         return orjson.dumps(content)
 
 
-def failure(error: ApiError) -> Json:
-    return Json(error.envelope(), status_code=error.status, headers=dict(error.headers))
+def failure(error: ApiError, *, headers: Mapping[str, str] | None = None) -> Json:
+    return Json(error.envelope(), status_code=error.status, headers={**error.headers, **(headers or {})})
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -59,7 +58,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(StarletteHTTPException, _http_error)
     app.add_exception_handler(ConfigurationError, _configuration_error)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _api_error(request: Request, error: Exception) -> Json:
@@ -81,7 +79,7 @@ async def _http_error(request: Request, error: Exception) -> Json:
         case 404:
             return failure(NotFound(f"Invalid URL ({request.method} {path}).", code="unknown_url"))
         case 405:
-            return failure(MethodNotAllowed(f"Not allowed: {request.method} {path}."))
+            return failure(MethodNotAllowed(f"Not allowed: {request.method} {path}."), headers=error.headers)
         case _:
             return failure(InvalidRequest("The request body cannot be read."))
 
@@ -90,11 +88,6 @@ async def _configuration_error(request: Request, error: Exception) -> Json:
     """The database came up behind us and turned out not to fit: its operator reads why in the log."""
     log.error("misconfigured", message=str(error))
     return failure(DatabaseUnavailable("The server is misconfigured; its log says why.", code="misconfigured"))
-
-
-async def _unexpected(request: Request, error: Exception) -> Json:
-    log.error("unexpected_error", path=request.url.path, exc_info=error)
-    return failure(InternalError("The server had an error while processing your request."))
 
 
 def invalid_request(errors: Any) -> InvalidRequest:

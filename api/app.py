@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
+import structlog
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +16,8 @@ from api.errors import ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
 from api.routes import embeddings, operations, vector_stores
 from api.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 class AnyBase:
@@ -57,7 +60,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await resources.database.open()
         try:
             with suppress(DatabaseUnavailable):  # it may come later; until then every answer, and /ready, says so
-                await resources.database.chunk_table()
+                table = await resources.database.chunk_table()
+                if table.unfilled:
+                    log.warning("table_refuses_inserts", table=table.name, columns_without_a_value=table.unfilled)
             yield
         finally:
             await resources.close()

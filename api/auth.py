@@ -23,10 +23,12 @@ def required_key(settings: Settings) -> str | None:
     Raises:
         ConfigurationError: there is none, or one that is easily guessed, and this is no development.
     """
-    key = settings.server_api_key.get_secret_value() if settings.server_api_key else None
+    key = settings.server_api_key.get_secret_value().strip() if settings.server_api_key else None
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigurationError("SERVER_API_KEY has blanks or characters that an HTTP header cannot carry.")
     if settings.quiver_development:
-        return key
-    if key is None:
+        return key or None
+    if not key:
         raise ConfigurationError(
             "SERVER_API_KEY is not set. Set it to a long random text, for example from `openssl rand -hex 24`; "
             "for development on your own machine alone, QUIVER_DEVELOPMENT=true goes without a key."

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from api.errors import ApiError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
+from api.errors import ApiError, ConfigurationError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
 from api.settings import EmbeddingSettings
 from api.wire import Vector, decode_base64_vector
 
@@ -29,6 +30,7 @@ PARALLEL_CALLS = 4  # of one request with many texts
 RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 MAX_RETRY_AFTER_SECONDS = 20.0  # a service that asks for more is given up instead, the caller is waiting
 CONNECT_TIMEOUT_SECONDS = 5.0
+CHECK_SECONDS = 2.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _wait_with_jitter = wait_exponential_jitter(multiplier=0.2, max=5.0, jitter=0.2)
@@ -43,15 +45,25 @@ class _Retryable(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class _EncodingRefused(Exception):
+    """The service does not know `encoding_format`."""
+
+
 class Embeddings:
-    """One pooled HTTP client for all calls of the process."""
+    """One pooled HTTP client for all calls of the process.
+
+    Raises:
+        ConfigurationError: EMBEDDING__BASE_URL is not the address of an HTTP server.
+    """
 
     def __init__(self, settings: EmbeddingSettings) -> None:
         self.default_model = settings.model
         self.base_url = api_base(settings.base_url or DEFAULT_BASE_URL)
+        self._service = f"The embedding service at {_without_password(self.base_url)}"
+        self._timeout_seconds = settings.timeout_seconds
         self._batch_size = settings.batch_size
         self._max_attempts = settings.max_attempts
-        self._base64_refused = False
+        self._without_base64: set[str] = set()  # models whose service does not know it
         # Dimensions that a model gives only when asked for them. Others are never asked: most models refuse the field.
         self._reducible: set[tuple[str, int]] = set()
         key = settings.api_key.get_secret_value() if settings.api_key else ""
@@ -99,15 +111,14 @@ class Embeddings:
             EmbeddingUnavailable: it does not answer with success within two seconds.
         """
         try:
-            response = await self._client.get(f"{self.base_url}/models", timeout=2)
-        except httpx.HTTPError as error:
-            raise EmbeddingUnavailable(f"The embedding service at {self.base_url} does not answer.") from error
+            async with asyncio.timeout(CHECK_SECONDS):
+                response = await self._client.get(f"{self.base_url}/models")
+        except (httpx.RequestError, TimeoutError) as error:
+            raise EmbeddingUnavailable(f"{self._service} does not answer.") from error
         if response.status_code in (401, 403):
-            raise EmbeddingUnavailable(f"The embedding service at {self.base_url} refuses EMBEDDING__API_KEY.")
+            raise EmbeddingUnavailable(f"{self._service} refuses EMBEDDING__API_KEY.")
         if response.is_error:
-            raise EmbeddingUnavailable(
-                f"The embedding service at {self.base_url} answers with HTTP {response.status_code}."
-            )
+            raise EmbeddingUnavailable(f"{self._service} answers with HTTP {response.status_code}.")
 
     async def _embed_batch(self, texts: Sequence[str], *, model: str, dimension: int | None) -> Vectors:
         asks_dimension = dimension is not None and (model, dimension) in self._reducible
@@ -138,14 +149,11 @@ class Embeddings:
         body: dict[str, Any] = {"model": model, "input": list(texts)}
         if dimensions is not None:
             body["dimensions"] = dimensions
-        if not self._base64_refused:
+        if model not in self._without_base64:
             try:
                 return await self._post(body | {"encoding_format": "base64"})
-            except InvalidRequest:
-                # Was it the format? Then the same texts pass as numbers, and later calls start there.
-                vectors = await self._post(body)
-                self._base64_refused = True
-                return vectors
+            except _EncodingRefused:
+                self._without_base64.add(model)
         return await self._post(body)
 
     async def _post(self, body: dict[str, Any]) -> Vectors:
@@ -163,19 +171,19 @@ class Embeddings:
 
     async def _try(self, body: dict[str, Any]) -> Vectors:
         try:
-            response = await self._client.post(f"{self.base_url}/embeddings", json=body)
-        except httpx.ConnectTimeout as error:
-            raise _Retryable(self._unreachable()) from error
-        except httpx.TimeoutException as error:  # not tried again: the caller has waited long enough
+            async with asyncio.timeout(self._timeout_seconds):  # httpx bounds each read, and not all of them
+                response = await self._client.post(f"{self.base_url}/embeddings", json=body)
+        except httpx.DecodingError as error:
+            raise _garbage(body) from error
+        except (httpx.ReadTimeout, httpx.WriteTimeout, TimeoutError) as error:  # the caller has waited long enough
             raise EmbeddingTimeout(f"The embedding model {body['model']!r} took too long to answer.") from error
-        except httpx.TransportError as error:
-            raise _Retryable(self._unreachable()) from error
+        except httpx.RequestError as error:
+            raise _Retryable(EmbeddingUnavailable(f"{self._service} cannot be reached.")) from error
         if response.is_success:
-            return _read_vectors(response.content, model=body["model"], count=len(body["input"]))
+            return _read_vectors(response.content, body)
+        if response.status_code in (400, 422) and "encoding_format" in body and b"encoding_format" in response.content:
+            raise _EncodingRefused
         raise self._failure(response, model=body["model"])
-
-    def _unreachable(self) -> EmbeddingUnavailable:
-        return EmbeddingUnavailable(f"The embedding service at {self.base_url} cannot be reached.")
 
     def _failure(self, response: httpx.Response, *, model: str) -> Exception:
         status = response.status_code
@@ -186,7 +194,7 @@ class Embeddings:
             too_long = retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS
             return error if too_long else _Retryable(error, retry_after)
         if status in (401, 403):
-            return EmbeddingUnavailable(f"The embedding service refuses EMBEDDING__API_KEY (HTTP {status}).")
+            return EmbeddingUnavailable(f"{self._service} refuses EMBEDDING__API_KEY (HTTP {status}).")
         if status == 404 or b"Invalid model name" in response.content:  # the latter is LiteLLM's 400
             return InvalidRequest(
                 f"The embedding service has no model called {model!r}; see `model_list` in litellm_config.yaml.",
@@ -207,22 +215,36 @@ def api_base(url: str) -> str:
     return stripped if stripped.endswith("/v1") else f"{stripped}/v1"
 
 
-def _read_vectors(content: bytes, *, model: str, count: int) -> Vectors:
+def _without_password(url: str) -> str:
+    try:
+        address = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigurationError(f"EMBEDDING__BASE_URL is no address: {error}.") from error
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ConfigurationError("EMBEDDING__BASE_URL must begin with http:// or https:// and name a host.")
+    return str(address.copy_with(username=None, password=None))
+
+
+def _read_vectors(content: bytes, body: dict[str, Any]) -> Vectors:
     """Read OpenAI's answer, of either encoding, whatever order its items have."""
-    garbage = EmbeddingUnavailable(
-        f"The embedding model {model!r} answered with something else than {count} vectors.",
-        code="embedding_garbage",
-    )
     try:
         items = sorted(orjson.loads(content)["data"], key=lambda item: item["index"])
         vectors = np.stack([_read_vector(item["embedding"]) for item in items])
     except (KeyError, TypeError, ValueError) as error:
-        raise garbage from error
-    if vectors.ndim != 2 or vectors.shape[0] != count or not vectors.shape[1]:
-        raise garbage
+        raise _garbage(body) from error
+    is_whole = [item["index"] for item in items] == list(range(len(body["input"])))
+    if not is_whole or vectors.ndim != 2 or not vectors.shape[1]:
+        raise _garbage(body)
     if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
-        raise garbage
+        raise _garbage(body)
     return vectors
+
+
+def _garbage(body: dict[str, Any]) -> EmbeddingUnavailable:
+    return EmbeddingUnavailable(
+        f"The embedding model {body['model']!r} answered with something else than {len(body['input'])} vectors.",
+        code="embedding_garbage",
+    )
 
 
 def _read_vector(value: Any) -> Vector:
@@ -231,9 +253,10 @@ def _read_vector(value: Any) -> Vector:
 
 def _retry_after_seconds(response: httpx.Response) -> float | None:
     try:
-        return float(response.headers.get("retry-after", ""))
+        seconds = float(response.headers.get("retry-after", ""))
     except ValueError:
         return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _wait(state: RetryCallState) -> float:

@@ -32,6 +32,7 @@ class Column:
     modifier: int  # of a vector type: its dimension, or -1
     is_nullable: bool
     has_default: bool
+    is_generated: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class ChunkTable:
     metadata: Column
     created_at: Column
     has_file_columns: bool
+    unfilled: tuple[str, ...]  # columns that must have a value and that nothing gives one: no row can be inserted
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -102,11 +104,17 @@ def resolve(fields: DbFields, *, schema: str, columns: Iterable[Column]) -> Chun
             f"Table {table!r} does not fit the field mapping: {'; '.join(problems)}. "
             f"Its columns are {', '.join(map(repr, sorted(found)))}."
         )
-    file_columns = {Embeddings.FILE_ID, Embeddings.FILENAME, Embeddings.CHUNK_INDEX}
+    own = {Embeddings.FILE_ID: "text", Embeddings.FILENAME: "text", Embeddings.CHUNK_INDEX: "int4"}
     return ChunkTable(
         schema=schema,
         name=table_name(fields),
-        has_file_columns=file_columns <= found.keys(),
+        has_file_columns=all(name in found and found[name].type == wanted_type for name, wanted_type in own.items()),
+        unfilled=tuple(
+            column.name
+            for column in found.values()
+            if not (column.is_nullable or column.has_default or column.is_generated)
+            and column.name not in wanted.values()
+        ),
         **{role: found[name] for role, name in wanted.items()},
     )
 
@@ -124,6 +132,10 @@ def _mistyped(wanted: Mapping[str, str], found: Mapping[str, Column]) -> list[st
         f"column {name!r} ({_setting(role)}) is {found[name].type}, not {' or '.join(_ALLOWED[role])}"
         for role, name in wanted.items()
         if name in found and found[name].type not in _ALLOWED[role]
+    ] + [
+        f"column {name!r} ({_setting(role)}) is generated, so that nothing can be written to it"
+        for role, name in wanted.items()
+        if name in found and found[name].is_generated
     ]
 
 

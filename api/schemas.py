@@ -11,6 +11,9 @@ from typing_extensions import TypedDict
 
 MAX_FILTER_DEPTH = 20
 MAX_FILTER_CONDITIONS = 500
+MAX_FILTER_VALUES = 1000  # of one `in`
+MAX_METADATA_DEPTH = 100  # orjson writes 254 levels, and an answer adds some of its own
+MAX_BATCH = 2048  # embeddings in one request; parsing more would hold up everybody else
 MAX_QUERIES = 32  # of one search; each is a search of its own
 
 
@@ -20,17 +23,19 @@ def _without_nul(value: str) -> str:
     return value
 
 
-def _json_without_nul(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    waiting: list[JsonValue] = [value]
+def _storable_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    waiting: list[tuple[JsonValue, int]] = [(value, 1)]
     while waiting:
-        match waiting.pop():
+        node, depth = waiting.pop()
+        if depth > MAX_METADATA_DEPTH:
+            raise ValueError(f"is nested deeper than {MAX_METADATA_DEPTH} levels")
+        match node:
             case str(text):
                 _without_nul(text)
             case list(items):
-                waiting.extend(items)
+                waiting.extend((item, depth + 1) for item in items)
             case dict(entries):
-                waiting.extend(entries)
-                waiting.extend(entries.values())
+                waiting.extend((part, depth + 1) for part in (*entries, *entries.values()))
             case _:
                 pass
     return value
@@ -52,14 +57,14 @@ Content = Annotated[Text, AfterValidator(_with_content)]
 MetadataKey = Annotated[str, Field(max_length=64), AfterValidator(_without_nul)]
 MetadataValue = Annotated[str, Field(max_length=512), AfterValidator(_without_nul)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
-ChunkMetadata = Annotated[dict[str, JsonValue], AfterValidator(_json_without_nul)]
+ChunkMetadata = Annotated[dict[str, JsonValue], AfterValidator(_storable_json)]
 
 # A list of numbers, or base64 of little-endian float32 as OpenAI's embeddings API returns them.
 EmbeddingInput = Annotated[list[float], Field(min_length=1, max_length=16_000)] | str
 
 
 class Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class ExpiresAfter(Request):
@@ -91,6 +96,8 @@ ChunkingStrategy = Annotated[AutoChunking | StaticChunkingStrategy, Field(discri
 
 
 class PageQuery(Request):
+    model_config = ConfigDict(strict=False)  # all of a URL is text
+
     limit: int = Field(default=20, ge=1, le=100)
     order: Literal["asc", "desc"] = "desc"
     after: Text | None = Field(default=None, description="The last id of the page before.")
@@ -124,12 +131,12 @@ class CreateEmbeddingRequest(Request):
 
 
 class CreateEmbeddingBatchRequest(Request):
-    embeddings: list[CreateEmbeddingRequest] = Field(min_length=1)
+    embeddings: list[CreateEmbeddingRequest] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
 Scalar = bool | int | float | Text
-FILTER_KEY = re.compile(r"\w[\w .:/@#$+-]{0,255}")
+FILTER_KEY = re.compile(r"[\w@#$][\w .:/@#$+-]{0,255}")
 
 
 def _named_like_an_attribute(value: str) -> str:
@@ -147,7 +154,7 @@ FilterKey = Annotated[Text, AfterValidator(_named_like_an_attribute)]
 class ComparisonFilter(Request):
     type: Operator
     key: FilterKey
-    value: Scalar | list[Scalar]
+    value: Scalar | Annotated[list[Scalar], Field(max_length=MAX_FILTER_VALUES)]
 
     @model_validator(mode="after")
     def _value_fits_operator(self) -> "ComparisonFilter":
@@ -171,7 +178,7 @@ class MetadataEquals(Request):
     """litellm-pgvector's flat form `{"key": value, ...}`: every key's value, as text, equals."""
 
     type: Literal["flat"]
-    values: dict[FilterKey, Scalar]
+    values: dict[FilterKey, Scalar] = Field(max_length=MAX_FILTER_CONDITIONS)
 
 
 Filter = Annotated[ComparisonFilter | CompoundFilter | MetadataEquals, Field(discriminator="type")]
@@ -201,7 +208,8 @@ def _limit_filter(value: object) -> object:
             waiting.extend((part, depth + 1) for part in parts)
     if conditions > MAX_FILTER_CONDITIONS:
         raise ValueError(f"has more than {MAX_FILTER_CONDITIONS} conditions")
-    is_openai = "key" in filter or "filters" in filter or filter.get("type") in _OPENAI_TYPES
+    kind = filter.get("type")
+    is_openai = "key" in filter or "filters" in filter or (isinstance(kind, str) and kind in _OPENAI_TYPES)
     return filter if is_openai else {"type": "flat", "values": filter}
 
 

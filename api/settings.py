@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -30,7 +30,7 @@ class EmbeddingSettings(BaseModel):
         default=None,
         ge=1,
         le=16_000,
-        description="Dimension of stores that name none. Unset: that of the first vector.",
+        description="Dimension of stores of that model that name none. Unset: that of the first vector.",
     )
     batch_size: int = Field(default=128, ge=1, le=2048, description="Texts in one call to the proxy.")
     timeout_seconds: float = Field(default=60, gt=0, description="Longest wait for one call to the proxy.")
@@ -71,12 +71,16 @@ class Settings(BaseSettings):
     database_timeout_seconds: float = Field(
         default=5, gt=0, description="Longest wait for a connection; then the answer is a 503."
     )
+    database_answer_seconds: float = Field(
+        default=60, gt=0, description="Longest wait for the statements of one request; then the answer is a 503."
+    )
 
     server_api_key: SecretStr | None = Field(
         default=None,
-        validation_alias=AliasChoices("server_api_key", "openai_api_key"),
-        description="Key that callers must send. `OPENAI_API_KEY` is its second name. "
-        "Unset: `quiver up` generates one; `quiver api` refuses to start.",
+        description="Key that callers must send. Unset: `quiver up` generates one; `quiver api` refuses to start.",
+    )
+    openai_api_key: SecretStr | None = Field(
+        default=None, description="litellm-pgvector's name of `SERVER_API_KEY`, for when that is unset."
     )
     quiver_development: bool = Field(
         default=False, description="Allow no key or a placeholder key. Never on a network others can reach."
@@ -104,3 +108,9 @@ class Settings(BaseSettings):
     litellm_master_key: SecretStr | None = Field(
         default=None, description="Key of the LiteLLM proxy. Unset: `quiver up` generates one."
     )
+
+    @model_validator(mode="after")
+    def _second_name_of_the_key(self) -> "Settings":
+        if self.server_api_key is None:
+            self.server_api_key = self.openai_api_key
+        return self

@@ -18,7 +18,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 CONCURRENCY = 4  # jobs at once in one process
 RECONNECT_SECONDS = 2.0
-SHUTDOWN_SECONDS = 10.0  # for jobs under way; what is cut off is taken up by another worker
+SHUTDOWN_SECONDS = 10.0  # for jobs under way; a sweep that is cut off is undone and made up for a minute later
 
 
 def create_queue(resources: Resources) -> procrastinate.App:

@@ -25,7 +25,15 @@ def configure(*, level: str, form: Literal["json", "console"]) -> None:
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if is_json
-        else [structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False, sort_keys=False)]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=False,
+                pad_event_to=0,
+                pad_level=False,
+                sort_keys=False,
+                exception_formatter=structlog.dev.plain_traceback,  # the other one shows local variables, texts too
+            )
+        ]
     )
     handler = logging.StreamHandler()
     handler.setFormatter(

@@ -8,6 +8,7 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
+import structlog
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 from psycopg import sql
@@ -31,6 +32,13 @@ class _HermeticSettings(Settings):
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logging() -> None:
+    """One line for each record, with plain tracebacks."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, renderer])
 
 
 def make_settings(**values: Any) -> Settings:

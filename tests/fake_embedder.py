@@ -4,12 +4,13 @@ import asyncio
 import base64
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.servers import Server
@@ -47,6 +48,7 @@ class FakeEmbedder:
         self.failures: list[Response] = []
         self.refuses_base64 = False
         self.delay_seconds = 0.0
+        self.drip_seconds = 0.0  # an answer that comes a byte at a time, over this long
 
     @property
     def base_url(self) -> str:
@@ -65,6 +67,11 @@ class FakeEmbedder:
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
+    async def _drip(self) -> AsyncIterator[bytes]:
+        for _ in range(20):
+            await asyncio.sleep(self.drip_seconds / 20)
+            yield b" "
+
     async def _embeddings(self, request: Request) -> Response:
         body = await request.json()
         self.calls.append(body)
@@ -74,6 +81,8 @@ class FakeEmbedder:
         if body["model"] == "no-such-model":
             message = f"/embeddings: Invalid model name passed in model={body['model']}"
             return JSONResponse({"error": {"message": message, "type": None, "param": None, "code": "400"}}, 400)
+        if self.drip_seconds:
+            return StreamingResponse(self._drip(), media_type="application/json")
         is_base64 = body.get("encoding_format") == "base64"
         if is_base64 and self.refuses_base64:
             return JSONResponse({"error": {"message": "unsupported encoding_format"}}, 400)

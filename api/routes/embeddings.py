@@ -35,11 +35,11 @@ async def list_embeddings(
     return Json(await chunks.list_page(resources, vector_store_id, query))
 
 
-@router.get("/{embedding_id}", response_model=schemas.Embedding)
+@router.get("/{embedding_id:path}", response_model=schemas.Embedding)
 async def retrieve_embedding(vector_store_id: str, embedding_id: str, resources: Opened) -> Response:
     return Json(await chunks.get(resources, vector_store_id, embedding_id))
 
 
-@router.delete("/{embedding_id}", response_model=schemas.EmbeddingDeleted)
+@router.delete("/{embedding_id:path}", response_model=schemas.EmbeddingDeleted)
 async def delete_embedding(vector_store_id: str, embedding_id: str, resources: Opened) -> Response:
     return Json(await chunks.delete(resources, vector_store_id, embedding_id))

@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
-from api.errors import RequestTooLarge
+from api.errors import InvalidRequest, RequestTooLarge
 
 
 class _JsonRequest(Request):
@@ -21,11 +22,14 @@ class _JsonRequest(Request):
         size = int(announced) if announced.isdecimal() else 0
         body = bytearray()
         if size <= limit:
-            async for chunk in self.stream():
-                body += chunk
-                size = len(body)
-                if size > limit:
-                    break
+            try:
+                async for chunk in self.stream():
+                    body += chunk
+                    size = len(body)
+                    if size > limit:
+                        break
+            except ClientDisconnect as error:
+                raise InvalidRequest("The request ended before its body did.") from error
         if size > limit:
             raise RequestTooLarge(f"The request body is larger than the {limit} bytes of MAX_REQUEST_BYTES.")
         self._body = bytes(body)

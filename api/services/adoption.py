@@ -19,11 +19,12 @@ async def adopt(settings: Settings) -> list[str]:
     await resources.database.open()
     try:
         table = await resources.database.chunk_table()
-        async with resources.database.transaction() as connection:
+        async with resources.database.transaction(is_long=True) as connection:
             adopted = await chunks.adopt_stores(connection, table)
     finally:
         await resources.close()
     return [
         f"Adopted vector store {store['id']!r}: {store['chunks']} chunks of {store['dimension']} dimensions"
+        f"{' (no URL can name an id with a slash: only SQL reaches it)' if '/' in store['id'] else ''}"
         for store in adopted
     ]

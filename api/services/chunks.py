@@ -66,7 +66,9 @@ async def list_page(resources: Resources, vector_store_id: str, query: PageQuery
 async def delete(resources: Resources, vector_store_id: str, id: str) -> EmbeddingDeleted:
     table = await resources.database.chunk_table()
     async with resources.database.transaction() as connection:
-        await stores.get_on(connection, vector_store_id)
+        # The store first, as whoever deletes all of it does; the other way round they would wait for each other.
+        if not await vector_stores.lock(connection, vector_store_id):
+            raise stores.no_such_store(vector_store_id)
         deleted = await chunks.delete(connection, table, vector_store_id, id)
         if deleted is None:
             raise _no_such_chunk(id)
@@ -87,14 +89,14 @@ async def _insert(
         InvalidRequest: a vector has another dimension than the store, the store has expired, an id stands twice.
         Conflict: an id is taken by a chunk that differs.
     """
-    _refuse_repeated_ids(requests, path)
     table = await resources.database.chunk_table()
+    ids = _ids(table, requests, path)
     async with resources.database.connection() as connection:
         store = await stores.get_unexpired(connection, vector_store_id)
     vectors = await _vectors(resources, store, requests, path)
     new = [
-        NewChunk(request.id, request.content, vector, request.metadata)
-        for request, vector in zip(requests, vectors, strict=True)
+        NewChunk(id, request.content, vector, request.metadata)
+        for id, request, vector in zip(ids, requests, vectors, strict=True)
     ]
     async with resources.database.transaction() as connection:
         return await _write(connection, table, vector_store_id, requests, new)
@@ -117,8 +119,8 @@ async def _write(
         usage_bytes=sum(len(chunk.content.encode()) for chunk in missing),
         dimension=new[0].vector.size,
     )
-    if not is_counted:  # deleted meanwhile, or given its dimension by somebody else; the transaction is undone
-        store = await stores.get_on(connection, vector_store_id)
+    if not is_counted:  # expired meanwhile, or given its dimension by somebody else; the transaction is undone
+        store = await stores.get_unexpired(connection, vector_store_id)
         raise _wrong_dimension(store, new[0].vector.size, param="embedding")
     return [existing[chunk.id] if chunk.id is not None and chunk.id in existing else next(inserted) for chunk in new]
 
@@ -132,17 +134,18 @@ async def _existing(
 ) -> dict[str, Embedding]:
     """The chunks that are there already, after a check that they are the same."""
     own_ids = [chunk.id for chunk in new if chunk.id is not None]
+    # Two retries at once must not both find the ids free; not every table has a unique key to stop them.
+    take = vector_stores.lock if own_ids else vector_stores.hold
+    if not await take(connection, vector_store_id):
+        raise stores.no_such_store(vector_store_id)
     if not own_ids:
         return {}
-    # Two retries at once must not both find the ids free; not every table has a unique key to stop them.
-    if not await vector_stores.lock(connection, vector_store_id):
-        raise stores.no_such_store(vector_store_id)
     found = await chunks.find_same_ids(connection, table, vector_store_id, own_ids)
     for request, chunk in zip(requests, new, strict=True):
         if chunk.id not in found:
             continue
         there, vector = found[chunk.id]
-        is_same = there["content"] == chunk.content and there["metadata"] == chunk.metadata
+        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata) and vector is not None
         # What the server embedded itself may differ by a rounding from one time to the next.
         if not is_same or (request.embedding is not None and not _same_direction(vector, chunk.vector)):
             raise Conflict(
@@ -182,20 +185,23 @@ def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimen
             raise _wrong_dimension(store, size, param=f"{path.format(position)}embedding", expected=dimension)
 
 
-def _refuse_repeated_ids(requests: Sequence[CreateEmbeddingRequest], path: str) -> None:
+def _ids(table: ChunkTable, requests: Sequence[CreateEmbeddingRequest], path: str) -> list[str | None]:
+    """The clients' own ids as the table will have them, each but once."""
+    ids: list[str | None] = []
     seen: set[str] = set()
     for position, request in enumerate(requests):
-        if request.id is not None and request.id in seen:
-            raise InvalidRequest(
-                f"The id {request.id!r} stands twice in the batch.", param=f"{path.format(position)}id"
-            )
-        if request.id is not None:
-            seen.add(request.id)
+        param = f"{path.format(position)}id"
+        id = None if request.id is None else chunks.canonical_id(table, request.id, param=param)
+        if id in seen:
+            raise InvalidRequest(f"The id {id!r} stands twice in the batch.", param=param)
+        ids.append(id)
+        seen |= {id} if id is not None else set()
+    return ids
 
 
-def _same_direction(left: Vector, right: Vector) -> bool:
+def _same_direction(left: Vector | None, right: Vector) -> bool:
     """Whether two vectors are one but for what half precision takes away."""
-    if left.size != right.size:
+    if left is None or left.size != right.size:
         return False
     wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
     cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))

@@ -11,9 +11,10 @@ async def sweep(resources: Resources) -> list[str]:
         expired = await vector_stores.list_expired(connection)
     swept: list[str] = []
     for id in expired:
-        async with resources.database.transaction() as connection:
-            if await vector_stores.lock_expired(connection, id):
-                await chunks.delete_of_store(connection, table, id)
-                await vector_stores.set_expired(connection, id)
-                swept.append(id)
+        async with resources.database.transaction(is_long=True) as connection:
+            if not await vector_stores.lock_expired(connection, id):
+                continue
+            await chunks.delete_of_store(connection, table, id)
+            await vector_stores.set_expired(connection, id)
+        swept.append(id)
     return swept

@@ -4,12 +4,17 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from api.errors import ApiError, ConfigurationError
+import structlog
+
+from api.errors import ApiError, ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
 from api.schemas import Readiness
 from api.tables import migrations
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 OK = "ok"
+CHECK_SECONDS = 3
 
 
 async def check(resources: Resources) -> Readiness:
@@ -25,9 +30,15 @@ async def check(resources: Resources) -> Readiness:
 
 async def _state(part: Coroutine[Any, Any, None]) -> str:
     try:
-        await part
-    except (ApiError, ConfigurationError) as error:
-        return str(error)
+        async with asyncio.timeout(CHECK_SECONDS):
+            await part
+    except TimeoutError:
+        return f"There is no answer within {CHECK_SECONDS} seconds."
+    except ConfigurationError as error:  # who may not see the tables may ask whether we are ready
+        log.error("misconfigured", message=str(error))
+        return "The field mapping does not fit the table; the log says how."
+    except ApiError as error:
+        return error.message
     return OK
 
 
@@ -40,5 +51,5 @@ async def _check_tables(resources: Resources) -> None:
     async with resources.database.connection() as connection:
         status = await migrations.read_status(connection)
     if status.pending:
-        raise ConfigurationError(f"Not applied: {', '.join(status.pending)}; run `quiver db migrate`.")
+        raise DatabaseUnavailable(f"Not applied: {', '.join(status.pending)}; run `quiver db migrate`.")
     await resources.database.chunk_table()

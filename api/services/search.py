@@ -1,5 +1,6 @@
 """Search of one store: embed the question, find the nearest chunks, answer in OpenAI's shape."""
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -26,10 +27,11 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
     """
     limit = _limit(resources, request)
     table = await resources.database.chunk_table()
+    questions = _questions(request)
     async with resources.database.connection() as connection:
         store = await stores.get_unexpired(connection, vector_store_id)
-        await vector_stores.touch(connection, vector_store_id, at_most_every_seconds=TOUCH_SECONDS)
-    questions = _questions(request)
+        if time.time() - (store["last_active_at"] or 0) > TOUCH_SECONDS:
+            await vector_stores.touch(connection, vector_store_id)
     if store["embedding_dimension"] is None:  # nothing was ever put in
         return _page(questions, [])
     queries = await _queries(resources, store, questions, request)

@@ -10,11 +10,11 @@ from api.settings import DbFields
 
 # to_regclass would fold case and split at dots; names are compared as they are.
 FIND_TABLE = """
-SELECT c.oid, n.nspname AS schema
+SELECT c.oid, n.nspname AS schema, c.relkind IN ('r', 'p') AS is_table
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relname = %(table)s
-  AND c.relkind IN ('r', 'p')
+  AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND CASE WHEN %(schema)s::text IS NULL
            THEN n.nspname = ANY(current_schemas(false))
            ELSE n.nspname = %(schema)s END
@@ -25,7 +25,8 @@ LIMIT 1
 LIST_COLUMNS = """
 SELECT a.attname AS name, t.typname AS type, tn.nspname AS type_schema, a.atttypmod AS modifier,
        NOT a.attnotnull AS is_nullable,
-       a.atthasdef OR a.attidentity <> '' OR a.attgenerated <> '' AS has_default
+       a.atthasdef OR a.attidentity <> '' AS has_default,
+       a.attgenerated <> '' AS is_generated
 FROM pg_attribute AS a
 JOIN pg_type AS t ON t.oid = a.atttypid
 JOIN pg_namespace AS tn ON tn.oid = t.typnamespace
@@ -50,5 +51,7 @@ async def get(connection: AsyncConnection[dict[str, Any]], fields: DbFields) -> 
             )
         where = f"schema {fields.schema_name!r}" if fields.schema_name else "the search path of DATABASE_URL"
         raise ConfigurationError(f"There is no table {name!r} in {where}; see DB_FIELDS__TABLE and DB_FIELDS__SCHEMA.")
+    if not table["is_table"]:
+        raise ConfigurationError(f"{name!r} is a view or a foreign table; DB_FIELDS__TABLE must name a table.")
     cursor = await connection.execute(LIST_COLUMNS, {"oid": table["oid"]})
     return resolve(fields, schema=table["schema"], columns=[Column(**row) for row in await cursor.fetchall()])

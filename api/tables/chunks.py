@@ -20,6 +20,8 @@ from api.schemas import Embedding, Filter
 from api.tables.database import Connection
 from api.wire import Vector
 
+_INTEGER_LIMITS: Final = {"int4": 2**31, "int8": 2**63}
+
 # The columns that an insert fills, in the order of COPY.
 COPIED: Final = ("id", "vector_store_id", "content", "embedding", "metadata", "created_at")
 
@@ -62,18 +64,20 @@ SELECT nextval(pg_get_serial_sequence(%(table)s, %(column)s)) AS id FROM generat
 
 # Adding 0 keeps an index on the vectors out of it: such an index covers all stores and would find the neighbours of
 # the whole table, of which few may be this store's. The store's rows are scanned instead, which is exact.
+# Only places and distances are sorted; the texts are fetched for the few that win.
 SEARCH = """
-SELECT id::text, file_id, filename, attributes, coalesce(text, '') AS text, distance
+SELECT {id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes,
+       coalesce({content}, '') AS text, nearest.distance
 FROM (
-    SELECT {id} AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes, {content} AS text,
-           ({embedding} <=> %(query)b::{vector_type}) + 0 AS distance
+    SELECT tableoid AS nearest_table, ctid AS nearest_row, ({embedding} <=> %(query)b::{vector_type}) + 0 AS distance
     FROM {table}
     WHERE {vector_store_id} = {store} AND {condition}
     ORDER BY distance
     LIMIT %(limit)s
 ) AS nearest
-WHERE distance <= %(max_distance)s
-ORDER BY distance, id
+JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
+WHERE nearest.distance <= %(max_distance)s
+ORDER BY nearest.distance, id
 """
 
 
@@ -82,13 +86,13 @@ ORDER BY distance, id
 ADOPT_STORES = """
 INSERT INTO vector_stores AS known (id, created_at, embedding_dimension, usage_bytes, file_counts)
 SELECT {vector_store_id}::text,
-       min({created_at}),
-       min(vector_dims({embedding})),
+       coalesce(min({created_at}){in_utc}, now()),
+       mode() WITHIN GROUP (ORDER BY vector_dims({embedding})),
        sum(octet_length({content})),
        jsonb_build_object('in_progress', 0, 'completed', count(*), 'failed', 0, 'cancelled', 0, 'total', count(*))
 FROM {table}
 WHERE {embedding} IS NOT NULL
-  AND {vector_store_id} IS NOT NULL
+  AND {vector_store_id}::text <> ''
   AND NOT EXISTS (
       SELECT FROM vector_stores AS own
       WHERE own.id = {table}.{vector_store_id}::text AND own.embedding_dimension IS NOT NULL)
@@ -163,7 +167,7 @@ async def list_between(
 
 async def find_same_ids(
     connection: Connection, table: ChunkTable, vector_store_id: str, new: Sequence[str]
-) -> dict[str, tuple[Embedding, Vector]]:
+) -> dict[str, tuple[Embedding, Vector | None]]:
     """Which of some ids the store has already: their chunks with their vectors, by id.
 
     Raises:
@@ -172,7 +176,7 @@ async def find_same_ids(
     statement = sql.SQL(FIND_SAME_IDS).format(**_names(table, vector_store_id))
     typed_ids = [_require_typed_id(table.id, id, param="id") for id in new]
     rows = await (await connection.execute(statement, {"ids": typed_ids})).fetchall()
-    return {row["id"]: (cast("Embedding", row), row.pop("embedding").to_numpy().astype(np.float32)) for row in rows}
+    return {row["id"]: (cast("Embedding", row), _as_vector(row.pop("embedding"))) for row in rows}
 
 
 async def insert(
@@ -200,9 +204,13 @@ async def insert(
                 vector = _storable(table, chunk.vector)
                 await copy.write_row((id, store_id, chunk.content, vector, chunk.metadata, created_at))
     except pg.UniqueViolation as error:
-        raise Conflict("One of these ids is taken by a chunk of another vector store.", param="id") from error
-    except pg.IntegrityError as error:
-        rule = error.diag.column_name or error.diag.constraint_name
+        if any(chunk.id is not None for chunk in new):
+            raise Conflict("One of these ids is taken by a chunk of another vector store.", param="id") from error
+        raise Conflict(
+            f"The sequence of table {table.name!r} gives ids that are taken; set it behind the highest of them."
+        ) from error
+    except (pg.IntegrityError, pg.RaiseException) as error:
+        rule = error.diag.column_name or error.diag.constraint_name or "a trigger"
         raise InvalidRequest(f"Table {table.name!r} refuses the row: {rule!r} is violated.") from error
     return [
         {
@@ -233,7 +241,9 @@ async def delete_of_store(connection: Connection, table: ChunkTable, vector_stor
 
 async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[str, Any]]:
     """Make stores of what lies in the table unknown or uncounted: `id`, `chunks` and `dimension` of each."""
-    statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier)
+    # A timestamp without time zone is taken for UTC, as Prisma writes it.
+    in_utc = sql.SQL(" AT TIME ZONE 'UTC'" if table.created_at.type == "timestamp" else "")
+    statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier, in_utc=in_utc)
     return await (await connection.execute(statement, {})).fetchall()
 
 
@@ -282,11 +292,20 @@ def _names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]
 
 
 def _storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
-    """The vector in the column's type. In half precision it is stored at unit length, which no cosine notices."""
-    if table.embedding.type == "vector":
-        return pgvector.Vector(vector)
-    wide = vector.astype(np.float64)  # the squares of large float32 numbers overflow float32
-    return HalfVector((wide / np.linalg.norm(wide)).astype(np.float16))
+    """The vector in the column's type.
+
+    Half precision has few exponents, and pgvector sums squares in single precision: there, and where the squares
+    would leave its range, a vector is stored at unit length, which no cosine notices.
+    """
+    wide = vector.astype(np.float64)
+    norm = float(np.linalg.norm(wide))
+    if table.embedding.type == "halfvec":
+        return HalfVector((wide / norm).astype(np.float16))
+    return pgvector.Vector(vector if 1e-6 < norm < 1e6 else (wide / norm).astype(np.float32))
+
+
+def _as_vector(stored: HalfVector | pgvector.Vector | None) -> Vector | None:
+    return None if stored is None else stored.to_numpy().astype(np.float32)
 
 
 async def _ids_for(connection: Connection, table: ChunkTable, new: Sequence[NewChunk]) -> list[str | int | UUID]:
@@ -320,11 +339,21 @@ def _typed_id(column: Column, id: str) -> str | int | UUID | None:
             case "uuid":
                 return UUID(id)
             case "int4" | "int8":
-                return int(id)
+                number = int(id) if id.isascii() else 0
+                return number if abs(number) < _INTEGER_LIMITS[column.type] else None
             case _:
                 return id
     except ValueError:
         return None
+
+
+def canonical_id(table: ChunkTable, id: str, *, param: str) -> str:
+    """An id as it will come back: a number without leading zeros, a UUID in lower case.
+
+    Raises:
+        InvalidRequest: the table's ids are of another type.
+    """
+    return str(_require_typed_id(table.id, id, param=param))
 
 
 def _require_typed_id(column: Column, id: str, *, param: str) -> str | int | UUID:

@@ -1,7 +1,10 @@
 """The connection pool: opening it, handing out connections, and naming what goes wrong with them."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import orjson
 import psycopg
@@ -17,7 +20,7 @@ from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
 from api.settings import Settings
 from api.tables import chunk_table
-from api.tables.database_url import parse_url
+from api.tables.database_url import parse_url, uses_transaction_pooler
 
 Connection = psycopg.AsyncConnection[DictRow]
 
@@ -25,15 +28,17 @@ Connection = psycopg.AsyncConnection[DictRow]
 # was away for an hour is found again within seconds and not after the hour-long pause a growing back-off reaches.
 RECONNECT_SECONDS = 5
 
-# pgvector's types and operators must be found although `?schema=` puts our own schema first.
+# How long the pool may take to look through its connections after one of them broke.
+CHECK_SECONDS = 2
+
+# pgvector's types and operators must be found, whatever schema they live in and whatever `?schema=` says.
 SET_SEARCH_PATH = """
-SELECT set_config('search_path', concat_ws(', ', quote_ident(%(schema)s), quote_ident(n.nspname)), false)
+SELECT set_config('search_path', concat_ws(
+    ', ', coalesce(quote_ident(%(schema)s), nullif(current_setting('search_path'), '')), quote_ident(n.nspname)), false)
 FROM (SELECT 1) AS one
 LEFT JOIN pg_extension AS e ON e.extname = 'vector'
 LEFT JOIN pg_namespace AS n ON n.oid = e.extnamespace
 """
-
-_NOT_MIGRATED = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedObject, pg.InvalidSchemaName)
 
 
 class Database:
@@ -41,14 +46,22 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         assert settings.database_url is not None  # whoever starts a part has checked
-        conninfo, self._schema = parse_url(settings.database_url.get_secret_value())
+        url = settings.database_url.get_secret_value()
+        conninfo, self._schema = parse_url(url)
         self._fields = settings.db_fields
+        self._answer_seconds = settings.database_answer_seconds
         self._chunk_table: ChunkTable | None = None
         self._vector_types: dict[str, TypeInfo] = {}
+        self._lacks_vector_types = False
         self._pool = AsyncConnectionPool[Connection](
             conninfo,
             connection_class=psycopg.AsyncConnection[DictRow],
-            kwargs={"autocommit": True, "row_factory": dict_row, "application_name": "quiver"},
+            kwargs={
+                "autocommit": True,
+                "row_factory": dict_row,
+                "application_name": "quiver",
+                "prepare_threshold": None if uses_transaction_pooler(url) else 5,
+            },
             min_size=1,
             max_size=settings.database_pool_size,
             timeout=settings.database_timeout_seconds,
@@ -65,32 +78,37 @@ class Database:
         await self._pool.close()
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncGenerator[Connection]:
-        """A connection from the pool.
+    async def connection(self, *, is_long: bool = False) -> AsyncGenerator[Connection]:
+        """A connection from the pool, for as long as a request may take; a long one takes the time it needs.
 
         Raises:
-            DatabaseUnavailable: there is none in time, it broke, or the database is not migrated.
+            DatabaseUnavailable: there is none in time, it broke or takes too long, or the database is not migrated.
             InvalidRequest: PostgreSQL cannot store a value that was sent.
         """
+        is_broken = False
         try:
-            async with self._pool.connection() as connection:
-                yield connection
+            async with (
+                asyncio.timeout(None if is_long else self._answer_seconds),
+                self._pool.connection() as connection,
+            ):
+                try:
+                    yield connection
+                finally:
+                    is_broken = connection.broken
         except (PoolTimeout, PoolClosed) as error:
-            raise DatabaseUnavailable("The database cannot be reached; try again shortly.") from error
-        except _NOT_MIGRATED as error:
-            raise DatabaseUnavailable(
-                "The database lacks Quiver's tables; run `quiver db migrate`.", code="database_not_migrated"
-            ) from error
-        except (pg.DataError, pg.ProgramLimitExceeded) as error:
-            raise InvalidRequest("PostgreSQL cannot store or compare a value of this request.") from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            # One broken connection usually means that all of them are: find out before the next request does.
-            await self._pool.check()
-            raise DatabaseUnavailable("The database went away; try again shortly.") from error
+            raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
+        except TimeoutError as error:
+            raise DatabaseUnavailable("The database does not answer in time; try again shortly.") from error
+        except psycopg.Error as error:
+            if is_broken:  # one broken connection usually means that all are: find out before the next request does
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._pool.check(), CHECK_SECONDS)
+                raise DatabaseUnavailable("The database went away; try again shortly.") from error
+            raise _named(error) from error
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
-        async with self.connection() as connection, connection.transaction():
+    async def transaction(self, *, is_long: bool = False) -> AsyncGenerator[Connection]:
+        async with self.connection(is_long=is_long) as connection, connection.transaction():
             yield connection
 
     async def chunk_table(self) -> ChunkTable:
@@ -102,16 +120,51 @@ class Database:
         """
         if self._chunk_table is None:
             async with self.connection() as connection:
-                self._chunk_table = await chunk_table.get(connection, self._fields)
+                found = await chunk_table.get(connection, self._fields)
+            if self._lacks_vector_types:  # these connections are older than the first migration
+                self._lacks_vector_types = False
+                await self._pool.drain()
+            self._chunk_table = found
         return self._chunk_table
 
     async def _configure(self, connection: Connection) -> None:
-        if self._schema is not None:
-            await connection.execute(SET_SEARCH_PATH, {"schema": self._schema})
-        set_json_loads(orjson.loads, connection)
+        set_json_loads(_load_json, connection)
         set_json_dumps(orjson.dumps, connection)
+        if self._schema is not None or await TypeInfo.fetch(connection, "halfvec") is None:
+            await connection.execute(SET_SEARCH_PATH, {"schema": self._schema})
         for name, register in (("vector", register_vector_info), ("halfvec", register_halfvec_info)):
             info = self._vector_types.get(name) or await TypeInfo.fetch(connection, name)
-            if info is not None:  # None before the first migration
-                self._vector_types[name] = info
-                register(connection, info)
+            if info is None:
+                self._lacks_vector_types = True
+                continue
+            self._vector_types[name] = info
+            register(connection, info)
+
+
+def _load_json(data: str | bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:  # jsonb holds numbers that no float does; the slower reader makes them infinite
+        return json.loads(data)
+
+
+def _named(error: psycopg.Error) -> Exception:
+    """What PostgreSQL refused, as an error of ours; the error itself when it is a mistake of our own."""
+    match error:
+        case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedObject() | pg.InvalidSchemaName():
+            return DatabaseUnavailable(
+                "The database lacks Quiver's tables; run `quiver db migrate`.", code="database_not_migrated"
+            )
+        case pg.DataError() | pg.ProgramLimitExceeded():
+            return InvalidRequest("PostgreSQL cannot store or compare a value of this request.")
+        case pg.DeadlockDetected() | pg.SerializationFailure():
+            return DatabaseUnavailable("Two requests were in each other's way; try again.", code="database_conflict")
+        case pg.InsufficientPrivilege() | pg.ReadOnlySqlTransaction():
+            return DatabaseUnavailable(
+                "The database does not let Quiver do this; its operator must give the user of DATABASE_URL the right.",
+                code="database_refused",
+            )
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return DatabaseUnavailable("The database cannot do this at the moment; try again shortly.")
+        case _:
+            return error

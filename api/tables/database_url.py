@@ -54,3 +54,8 @@ def parse_url(database_url: str) -> tuple[str, str | None]:
             "write postgresql://user:password@host:5432/database, with special characters percent-encoded."
         ) from error
     return conninfo, own.get("schema") or None
+
+
+def uses_transaction_pooler(database_url: str) -> bool:
+    """Whether the address says, as Prisma's do, that a pooler stands before the database that keeps no statements."""
+    return "pgbouncer=true" in database_url.partition("?")[2].split("&")

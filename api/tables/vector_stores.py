@@ -55,7 +55,8 @@ UPDATE vector_stores SET
     expires_after = CASE WHEN %(set_expires_after)s THEN %(expires_after)s ELSE expires_after END,
     expires_at = now() + make_interval(
         days => CASE WHEN %(set_expires_after)s THEN %(days)s ELSE (expires_after ->> 'days')::int END),
-    last_active_at = now()
+    last_active_at = now(),
+    status = 'completed'
 WHERE id = %(id)s
 RETURNING {VECTOR_STORE}
 """  # noqa: S608
@@ -63,6 +64,9 @@ RETURNING {VECTOR_STORE}
 DELETE = "DELETE FROM vector_stores WHERE id = %(id)s RETURNING id"
 
 LOCK = "SELECT id FROM vector_stores WHERE id = %(id)s FOR NO KEY UPDATE"
+
+# Others may write to the store meanwhile, but it cannot be deleted.
+HOLD = "SELECT id FROM vector_stores WHERE id = %(id)s FOR KEY SHARE"
 
 # The first vector decides the dimension of a store that was created without one.
 COUNT_CHUNKS = """
@@ -74,7 +78,9 @@ UPDATE vector_stores SET
     embedding_dimension = coalesce(embedding_dimension, %(dimension)s),
     last_active_at = now(),
     expires_at = now() + make_interval(days => (expires_after ->> 'days')::int)
-WHERE id = %(id)s AND coalesce(embedding_dimension, %(dimension)s) IS NOT DISTINCT FROM %(dimension)s
+WHERE id = %(id)s
+  AND coalesce(embedding_dimension, %(dimension)s) IS NOT DISTINCT FROM %(dimension)s
+  AND status <> 'expired' AND (expires_at IS NULL OR expires_at > now())
 RETURNING id
 """
 
@@ -87,17 +93,20 @@ UPDATE vector_stores SET
 WHERE id = %(id)s
 """
 
+# A search does not wait for a writer, who moves the time as well.
 TOUCH = """
 UPDATE vector_stores SET
     last_active_at = now(),
     expires_at = now() + make_interval(days => (expires_after ->> 'days')::int)
-WHERE id = %(id)s AND last_active_at < now() - make_interval(secs => %(at_most_every_seconds)s)
+WHERE id = (SELECT id FROM vector_stores WHERE id = %(id)s FOR NO KEY UPDATE SKIP LOCKED)
 """
 
 LIST_EXPIRED = "SELECT id FROM vector_stores WHERE expires_at <= now() AND status <> 'expired' ORDER BY expires_at"
 
 # Asked again for the time: the store may have been used since it was listed.
-LOCK_EXPIRED = "SELECT id FROM vector_stores WHERE id = %(id)s AND expires_at <= now() FOR UPDATE"
+LOCK_EXPIRED = """
+SELECT id FROM vector_stores WHERE id = %(id)s AND expires_at <= now() AND status <> 'expired' FOR NO KEY UPDATE
+"""
 
 SET_EXPIRED = """
 UPDATE vector_stores SET
@@ -178,12 +187,17 @@ async def delete(connection: Connection, id: str) -> bool:
 
 
 async def lock(connection: Connection, id: str) -> bool:
-    """Hold the store's row until the transaction ends. False: there is no such store."""
+    """Keep others from writing to the store until the transaction ends. False: there is no such store."""
     return await (await connection.execute(LOCK, {"id": id})).fetchone() is not None
 
 
+async def hold(connection: Connection, id: str) -> bool:
+    """Keep the store from being deleted until the transaction ends. False: there is no such store."""
+    return await (await connection.execute(HOLD, {"id": id})).fetchone() is not None
+
+
 async def count_chunks(connection: Connection, id: str, *, files: int, usage_bytes: int, dimension: int) -> bool:
-    """Add to the counters. False: the store is gone, or has vectors of another dimension."""
+    """Add to the counters. False: the store is gone, has expired, or has vectors of another dimension."""
     params = {"id": id, "files": files, "usage_bytes": usage_bytes, "dimension": dimension}
     return await (await connection.execute(COUNT_CHUNKS, params)).fetchone() is not None
 
@@ -192,8 +206,8 @@ async def uncount_chunk(connection: Connection, id: str, *, files: int, usage_by
     await connection.execute(UNCOUNT_CHUNK, {"id": id, "files": files, "usage_bytes": usage_bytes})
 
 
-async def touch(connection: Connection, id: str, *, at_most_every_seconds: int) -> None:
-    await connection.execute(TOUCH, {"id": id, "at_most_every_seconds": at_most_every_seconds})
+async def touch(connection: Connection, id: str) -> None:
+    await connection.execute(TOUCH, {"id": id})
 
 
 async def list_expired(connection: Connection) -> list[str]:

@@ -160,8 +160,7 @@ def _missing_keys(settings: Settings, *, starts_proxy: bool) -> list[str]:
 def _key_setting(settings: Settings) -> str | None:
     if settings.server_api_key is None:
         return None
-    given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
-    return "SERVER_API_KEY" if "SERVER_API_KEY" in given else "OPENAI_API_KEY"
+    return "OPENAI_API_KEY" if settings.server_api_key is settings.openai_api_key else "SERVER_API_KEY"
 
 
 def _choose_ports(settings: Settings, *, starts_embedder: bool, starts_proxy: bool) -> dict[str, int]:

@@ -54,7 +54,9 @@ async def test_probes_and_documentation_need_no_key(http: httpx.AsyncClient, pat
     assert (await http.get(path, headers={"Authorization": ""})).status_code == 200
 
 
-@pytest.mark.parametrize("key", [None, "your-api-key-here", "YOUR-API-KEY-HERE", "sk-1234", "short"])
+@pytest.mark.parametrize(
+    "key", [None, " " * 20, "schlüssel-mit-umlaut", "your-api-key-here", "YOUR-API-KEY-HERE", "sk-1234", "short"]
+)
 def test_the_api_refuses_to_start_without_a_real_key(settings: dict[str, Any], key: str | None) -> None:
     with pytest.raises(ConfigurationError, match="SERVER_API_KEY"):
         create_app(make_settings(**settings | {"server_api_key": key}))

@@ -60,6 +60,9 @@ CASES = {
     "NUL in content": (EMBEDDINGS, '{"content":"a\\u0000b"}', "content", "invalid_value"),
     "NUL in metadata": (EMBEDDINGS, '{"content":"a","metadata":{"a":[{"\\u0000":1}]}}', "metadata", "invalid_value"),
     "lone surrogate": (EMBEDDINGS, '{"content":"\\ud800"}', None, "invalid_json"),
+    "metadata 101 deep": (EMBEDDINGS, '{"content":"a","metadata":' + '{"a":' * 101 + "1" + "}" * 102, "metadata", "invalid_value"),
+    "booleans for numbers": (EMBEDDINGS, '{"content":"x","embedding":[true,false]}', "embedding.0", "invalid_type"),
+    "2049 embeddings": (EMBEDDINGS + "/batch", json.dumps({"embeddings": [{"content": "x"}] * 2049}), "embeddings", "array_above_max_length"),
     "unknown field": (EMBEDDINGS, '{"content":"x","vector":[1.0]}', "vector", "unknown_parameter"),
     "empty batch": (EMBEDDINGS + "/batch", '{"embeddings":[]}', "embeddings", "array_below_min_length"),
     "one id twice": (
@@ -97,6 +100,9 @@ CASES = {
     "filter without type": (SEARCH, '{"query":"x","filters":{"key":"a","value":1}}', "filters.type", "missing_required_parameter"),
     "list for eq": (SEARCH, '{"query":"x","filters":{"type":"eq","key":"a","value":[1]}}', "filters", "invalid_value"),
     "scalar for in": (SEARCH, '{"query":"x","filters":{"type":"in","key":"a","value":1}}', "filters", "invalid_value"),
+    "filter type of another kind": (SEARCH, '{"query":"x","filters":{"type":{"a":1}}}', None, "invalid_type"),
+    "501 flat conditions": (SEARCH, json.dumps({"query": "x", "filters": {str(i): 1 for i in range(501)}}), None, "object_above_max_properties"),
+    "number as text": (SEARCH, '{"query":"x","max_num_results":"5"}', "max_num_results", "invalid_type"),
     "nested flat value": (SEARCH, '{"query":"x","filters":{"a":{"b":1}}}', None, "invalid_type"),
     "negative max_num_results": (SEARCH, '{"query":"x","max_num_results":-1}', "max_num_results", "integer_below_min_value"),
     "max_num_results of 51": (SEARCH, '{"query":"x","max_num_results":51}', "max_num_results", "integer_above_max_value"),
@@ -188,4 +194,6 @@ async def chunks_of(count: int) -> AsyncIterator[bytes]:
 
 async def test_unknown_urls_and_methods_have_the_envelope_too(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/nothing")).json()["error"]["code"] == "unknown_url"
-    assert (await http.put(STORES)).json()["error"]["code"] == "method_not_allowed"
+    put = await http.put(STORES)
+    assert put.json()["error"]["code"] == "method_not_allowed"
+    assert put.headers["allow"] in ("GET", "POST")

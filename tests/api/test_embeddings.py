@@ -3,9 +3,11 @@
 import asyncio
 import base64
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
+import psycopg
 import pytest
 from openai import AsyncOpenAI
 
@@ -221,3 +223,53 @@ async def test_racing_first_vectors_leave_one_dimension(http: httpx.AsyncClient,
     assert len(set(accepted)) == 1
     assert {answer.status_code for answer in answers} == {200, 400}
     assert (await counts(http, path))[0] == len(accepted)
+
+
+async def test_the_deepest_metadata_that_goes_in_comes_out(http: httpx.AsyncClient, path: str) -> None:
+    metadata: Any = {}
+    for _ in range(99):
+        metadata = {"a": metadata}
+
+    made = await http.post(path, json={"content": "deep", "metadata": metadata})
+
+    assert made.status_code == 200
+    assert (await http.get(path)).json()["data"][0]["metadata"] == metadata
+
+
+@pytest.mark.parametrize("id", ["docs/a.md#1", "a b", "100%", "ключ", "..", "a?b"])
+async def test_an_id_of_any_characters_can_be_read_and_deleted(http: httpx.AsyncClient, path: str, id: str) -> None:
+    url = f"{path}/{quote(id, safe='')}".replace("/..", "/%2E%2E")
+    await http.post(path, json={"id": id, "content": "text"})
+
+    assert (await http.get(url)).json()["id"] == id
+    assert (await http.delete(url)).json()["deleted"]
+
+
+async def test_deleting_a_store_and_its_chunks_at_once_is_no_deadlock(
+    http: httpx.AsyncClient, openai: AsyncOpenAI
+) -> None:
+    for _ in range(5):
+        store = (await openai.vector_stores.create()).id
+        path = f"/v1/vector_stores/{store}/embeddings"
+        body = {"embeddings": [{"content": str(i), "embedding": [1.0]} for i in range(8)]}
+        ids = [chunk["id"] for chunk in (await http.post(f"{path}/batch", json=body)).json()["data"]]
+
+        deletions = [http.delete(f"{path}/{id}") for id in ids]
+        answers = await asyncio.gather(*deletions, http.delete(f"/v1/vector_stores/{store}"))
+
+        assert {answer.status_code for answer in answers} <= {200, 404}
+
+
+async def test_inserting_into_a_store_that_is_being_deleted_leaves_nothing(
+    http: httpx.AsyncClient, openai: AsyncOpenAI, database: str
+) -> None:
+    for _ in range(5):
+        store = (await openai.vector_stores.create()).id
+        body = {"embeddings": [{"content": "x", "embedding": [1.0]}] * 20}
+
+        insertions = [http.post(f"/v1/vector_stores/{store}/embeddings/batch", json=body) for _ in range(6)]
+        answers = await asyncio.gather(*insertions, http.delete(f"/v1/vector_stores/{store}"))
+
+        assert {answer.status_code for answer in answers} <= {200, 404}
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        assert await (await connection.execute("SELECT FROM embeddings")).fetchone() is None

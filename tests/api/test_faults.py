@@ -1,12 +1,16 @@
 """What others depend on fails: a clear answer meanwhile, and all is well again when it returns."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from openai import AsyncOpenAI, BadRequestError, InternalServerError
+from psycopg import sql
 from starlette.responses import JSONResponse, Response
 
 from api.tables import migrations
@@ -95,6 +99,86 @@ async def test_a_database_without_our_tables_is_said_to_be_so(
     assert "quiver db migrate" in ready["checks"]["migrations"]
 
 
+async def test_a_database_that_is_migrated_behind_the_api_works_at_once(
+    empty_database: str, serve: Serve, settings: dict[str, Any]
+) -> None:
+    async with serve(**settings | {"database_url": empty_database}) as client:
+        with pytest.raises(InternalServerError, match="quiver db migrate"):
+            await client.vector_stores.list()
+
+        await migrations.apply(empty_database)
+
+        store = await client.vector_stores.create()
+        assert [(await put(raw(client), store.id)).status_code for _ in range(3)] == [200, 200, 200]
+
+
+async def test_pgvector_may_live_in_a_schema_of_its_own(
+    empty_database: str, serve: Serve, settings: dict[str, Any]
+) -> None:
+    async with await psycopg.AsyncConnection.connect(empty_database, autocommit=True) as connection:
+        await connection.execute("CREATE SCHEMA extensions; CREATE EXTENSION vector SCHEMA extensions")
+    await migrations.apply(empty_database)
+
+    async with serve(**settings | {"database_url": empty_database}) as client:
+        store = await client.vector_stores.create()
+        await put(raw(client), store.id)
+
+        assert len((await client.vector_stores.search(store.id, query="new")).data) == 1
+
+
+async def test_a_database_that_hangs_is_a_503_in_time(tmp_path: Path, serve: Serve, settings: dict[str, Any]) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    server.start()
+    await migrations.apply(server.url)
+    async with serve(**settings | {"database_url": server.url, "database_answer_seconds": 1}) as client:
+        await client.vector_stores.list()
+        try:
+            stop_all(server, signal.SIGSTOP)
+            async with asyncio.timeout(20):
+                ready = await raw(client).get("/ready")
+                listed = await raw(client).get("/v1/vector_stores")
+        finally:
+            stop_all(server, signal.SIGCONT)
+
+        assert (ready.status_code, listed.status_code) == (503, 503)
+        async with asyncio.timeout(RECOVERY_SECONDS):
+            while (await raw(client).get("/v1/vector_stores")).status_code != 200:  # noqa: ASYNC110  # nobody would tell
+                await asyncio.sleep(0.1)
+    server.stop()
+
+
+def stop_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
+    """Signal the server and each of its backends."""
+    assert server.process is not None
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    for pid in (server.process.pid, *map(int, children)):
+        os.kill(pid, number)
+
+
+async def test_what_nobody_foresaw_is_a_500_with_its_request_id(http: httpx.AsyncClient, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END'")
+        await connection.execute("CREATE TRIGGER t BEFORE INSERT ON vector_stores FOR EACH ROW EXECUTE FUNCTION fail()")
+
+    answer = await http.post("/v1/vector_stores", json={}, headers={"x-request-id": "trace-7"})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "server_error")
+    assert answer.headers["x-request-id"] == "trace-7"
+
+
+async def test_a_user_without_the_right_is_a_503_that_says_so(http: httpx.AsyncClient, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        await connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                                 "AND datname = current_database()")  # fmt: skip
+    await http.get("/v1/vector_stores")
+
+    answer = await http.post("/v1/vector_stores", json={})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_refused")
+
+
 async def test_a_proxy_that_stops_is_a_502_and_is_found_again(
     openai: AsyncOpenAI, http: httpx.AsyncClient, embedder: FakeEmbedder, store: str
 ) -> None:
@@ -125,6 +209,9 @@ GARBAGE: dict[str, Response] = {
     "words": JSONResponse({"data": [{"index": 0, "embedding": ["one", "two"]}]}),
     "NaN": Response('{"data":[{"index":0,"embedding":"AADAfwAAwH8="}]}'),
     "zero": JSONResponse({"data": [{"index": 0, "embedding": [0.0] * 384}]}),
+    "no index": JSONResponse({"data": [{"index": None, "embedding": [1.0] * 384}]}),
+    "another index": JSONResponse({"data": [{"index": 1, "embedding": [1.0] * 384}]}),
+    "no gzip": Response(b"plain", headers={"Content-Encoding": "gzip"}),
     "a number": JSONResponse({"data": [{"index": 0, "embedding": 1.0}]}),
 }
 
@@ -183,6 +270,35 @@ async def test_a_proxy_that_asks_for_a_long_wait_is_given_up_at_once(
     assert ((await put(http, store)).status_code, len(embedder.calls)) == (502, 1)
 
 
+@pytest.mark.parametrize("wait", ["nan", "-1", "inf", "soon"])
+async def test_an_odd_retry_after_is_no_reason_to_hang(
+    http: httpx.AsyncClient, embedder: FakeEmbedder, store: str, wait: str
+) -> None:
+    embedder.failures = [JSONResponse({"error": {}}, 429, headers={"Retry-After": wait})]
+
+    assert (await asyncio.wait_for(put(http, store), 10)).status_code == 200
+
+
+async def test_a_password_in_the_proxys_address_is_nobodys_business(serve: Serve, settings: dict[str, Any]) -> None:
+    secret = {"base_url": "http://user:secret@127.0.0.1:1"}
+    async with serve(**settings | {"embedding": secret}) as client:
+        ready = await raw(client).get("/ready", headers={"Authorization": ""})
+
+    assert "127.0.0.1:1" in ready.text
+    assert "secret" not in ready.text
+
+
+async def test_one_refusal_does_not_change_the_encoding_for_good(
+    http: httpx.AsyncClient, embedder: FakeEmbedder, store: str
+) -> None:
+    embedder.failures = [JSONResponse({"error": {"message": "too long"}}, 400)]
+
+    answers = [await put(http, store), await put(http, store)]
+
+    assert [answer.status_code for answer in answers] == [400, 200]
+    assert [call.get("encoding_format") for call in embedder.calls] == ["base64", "base64"]
+
+
 async def test_a_key_that_the_proxy_refuses_is_named(
     http: httpx.AsyncClient, embedder: FakeEmbedder, store: str
 ) -> None:
@@ -194,8 +310,9 @@ async def test_a_key_that_the_proxy_refuses_is_named(
     assert "EMBEDDING__API_KEY" in answer.json()["error"]["message"]
 
 
-async def test_a_slow_proxy_is_a_504(serve: Serve, settings: dict[str, Any], embedder: FakeEmbedder) -> None:
-    embedder.delay_seconds = 2.0
+@pytest.mark.parametrize("way", ["delay_seconds", "drip_seconds"])
+async def test_a_slow_proxy_is_a_504(serve: Serve, settings: dict[str, Any], embedder: FakeEmbedder, way: str) -> None:
+    setattr(embedder, way, 2.0)
     slow = {"base_url": embedder.base_url, "timeout_seconds": 0.2}
     async with serve(**settings | {"embedding": slow}) as client:
         store = await client.vector_stores.create()

@@ -1,5 +1,6 @@
 """A table somebody else made, and a database litellm-pgvector made, are used as they are."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -173,6 +174,59 @@ async def test_a_mapping_that_does_not_fit_stops_the_start_and_says_why(
             pass
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+async def test_a_vector_column_finds_vectors_of_any_scale(foreign: dict[str, Any], serve: Serve, scale: float) -> None:
+    numbers = [float(number) * scale for number in embed("apples")]
+    async with serve(**foreign) as client:
+        store = await client.vector_stores.create()
+        await post(client, f"/vector_stores/{store.id}/embeddings", {"content": "apples", "embedding": numbers})
+        page = await post(client, f"/vector_stores/{store.id}/search", {"query_embedding": numbers})
+
+    assert [round(result["score"], 3) for result in page.json()["data"]] == [1.0]
+
+
+async def test_ids_of_a_foreign_table_are_compared_as_it_does(foreign: dict[str, Any], serve: Serve) -> None:
+    await adoption.adopt(make_settings(**foreign))
+    path = "/vector_stores/docs/embeddings"
+
+    async with serve(**foreign) as client:
+        first = await post(client, path, {"id": "0042", "content": "same"})
+        again = await post(client, path, {"id": "42", "content": "same"})
+        twice = {"embeddings": [{"id": "7", "content": "a"}, {"id": "07", "content": "b"}]}
+        refused = [
+            await post(client, f"{path}/batch", twice),
+            await post(client, path, {"id": "9" * 30, "content": "x"}),
+            await post(client, path, {"id": "seven", "content": "x"}),
+        ]
+        unembedded = await post(client, path, {"id": "3", "content": "not embedded yet"})
+
+    assert first.json()["id"] == again.json()["id"] == "42"
+    assert {answer.status_code for answer in refused} == {400}
+    assert unembedded.status_code == 409
+
+
+async def test_a_view_is_no_table_to_map(foreign: dict[str, Any], database: str) -> None:
+    await execute(database, 'CREATE VIEW "Knowledge Base".v AS SELECT * FROM "Knowledge Base"."Order"')
+
+    with pytest.raises(ConfigurationError, match="is a view"):
+        await adoption.adopt(make_settings(**foreign | {"db_fields": FIELDS | {"table": "v"}}))
+
+
+async def test_columns_that_happen_to_be_named_like_ours_are_left_alone(
+    foreign: dict[str, Any], serve: Serve, database: str
+) -> None:
+    await execute(
+        database,
+        'ALTER TABLE "Knowledge Base"."Order" ADD file_id bigint DEFAULT 7, ADD filename jsonb DEFAULT \'{}\'::jsonb',
+    )
+    await adoption.adopt(make_settings(**foreign))
+
+    async with serve(**foreign) as client:
+        page = await client.vector_stores.search("docs", query="bread")
+
+    assert page.data[0].file_id == page.data[0].filename == "2"
+
+
 @pytest.fixture
 async def litellm_pgvector(empty_database: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings for a database that litellm-pgvector made and filled, after `quiver db migrate`."""
@@ -212,6 +266,30 @@ async def test_rows_of_litellm_pgvector_are_found_and_joined_by_new_ones(
     assert page.json()["data"][0]["file_id"] == made.json()["id"]
     assert len(page.json()["data"]) == counts.total == 4
     assert [result["file_id"] for result in old.json()["data"]] == ["row-2"]
+
+
+async def test_searching_an_adopted_store_moves_its_activity(litellm_pgvector: dict[str, Any], serve: Serve) -> None:
+    async with serve(**litellm_pgvector) as client:
+        before = await client.vector_stores.retrieve("b8c5")
+        await post(client, "/vector_stores/b8c5/search", {"query_embedding": [1.0] * 1536})
+        after = await client.vector_stores.retrieve("b8c5")
+
+    assert before.last_active_at is None
+    assert after.last_active_at is not None
+
+
+async def test_inserting_while_an_adopted_store_is_deleted_finds_it_or_does_not(
+    litellm_pgvector: dict[str, Any], serve: Serve
+) -> None:
+    body = {"embeddings": [{"content": "x", "embedding": [1.0] * 1536}] * 5}
+
+    async with serve(**litellm_pgvector) as client:
+        insertions = [post(client, "/vector_stores/b8c5/embeddings/batch", body) for _ in range(8)]
+        deletion = asyncio.create_task(client.vector_stores.delete("b8c5"))
+        answers = await asyncio.gather(*insertions)
+        await deletion
+
+    assert {answer.status_code for answer in answers} <= {200, 404}
 
 
 async def test_a_schema_of_its_own_holds_everything(

@@ -1,5 +1,6 @@
 """Search of one store: exact, in OpenAI's shape, and in litellm-pgvector's words too."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -223,3 +224,12 @@ async def test_searching_moves_the_expiry_of_a_store_that_slept(openai: AsyncOpe
     assert woken.last_active_at is not None and slept.last_active_at is not None and woken.expires_at is not None
     assert woken.last_active_at >= slept.last_active_at + 86400 - 5
     assert woken.expires_at == woken.last_active_at + 2 * 86400
+
+
+async def test_a_search_does_not_wait_for_a_writer(openai: AsyncOpenAI, store: str, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as writer:
+        await writer.execute("UPDATE vector_stores SET last_active_at = now() - interval '1 day'")
+
+        page = await asyncio.wait_for(openai.vector_stores.search(store, query="returns"), 5)
+
+    assert len(page.data) == len(CHUNKS)

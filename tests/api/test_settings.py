@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from api.embeddings import Embeddings
 from api.errors import ConfigurationError
-from api.settings import Settings
+from api.settings import EmbeddingSettings, Settings
 from api.tables.database_url import parse_url
 
 LITELLM_PGVECTOR_ENV = """
@@ -59,6 +60,22 @@ def test_server_api_key_wins_over_its_second_name(environment: pytest.MonkeyPatc
     key = Settings().server_api_key
 
     assert key is not None and key.get_secret_value() == "for-quiver"
+
+
+def test_server_api_key_wins_wherever_it_stands(environment: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("SERVER_API_KEY=for-quiver")
+    environment.setenv("OPENAI_API_KEY", "for-openai")
+
+    key = Settings().server_api_key
+
+    assert key is not None
+    assert key.get_secret_value() == "for-quiver"
+
+
+@pytest.mark.parametrize("url", ["http://proxy:port", "http://[::1", "proxy:4000", "ftp://proxy"])
+def test_an_embedding_service_without_an_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="EMBEDDING__BASE_URL"):
+        Embeddings(EmbeddingSettings(base_url=url))
 
 
 def test_the_table_and_its_schema_can_be_named(environment: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 from openai import AsyncOpenAI
 
 from api.resources import Resources
@@ -18,6 +19,7 @@ from api.services import expiry
 from api.tables import migrations
 from api.up.embedded_postgres import EmbeddedPostgres
 from tests.conftest import make_settings
+from tests.fake_embedder import FakeEmbedder
 
 SECONDS = 30
 
@@ -73,6 +75,39 @@ async def test_a_sweep_empties_what_has_expired_and_nothing_else(
     assert (swept.status, swept.usage_bytes, swept.file_counts.total) == ("expired", 0, 0)
 
 
+async def test_a_store_that_expires_while_a_text_is_embedded_takes_it_no_more(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, settings: dict[str, Any], embedder: FakeEmbedder
+) -> None:
+    store = await filled_store(openai, http)
+    embedder.delay_seconds = 0.5
+    insertion = asyncio.create_task(http.post(f"/v1/vector_stores/{store}/embeddings", json={"content": "late"}))
+    async with asyncio.timeout(SECONDS):
+        while "late" not in embedder.texts:  # noqa: ASYNC110  # it is another thread's
+            await asyncio.sleep(0.01)
+    await expire(database, store)
+
+    async with resources(settings) as opened:
+        await expiry.sweep(opened)
+
+    assert (await insertion).status_code == 400
+    assert (await http.get(f"/v1/vector_stores/{store}/embeddings")).json()["data"] == []
+
+
+@pytest.mark.parametrize("expires_after", [None, {"anchor": "last_active_at", "days": 5}])
+async def test_an_expired_store_is_revived_by_modifying_its_expiry(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, settings: dict[str, Any], expires_after: Any
+) -> None:
+    store = await filled_store(openai, http)
+    await expire(database, store)
+    async with resources(settings) as opened:
+        await expiry.sweep(opened)
+
+    revived = await openai.vector_stores.update(store, expires_after=expires_after)
+
+    assert revived.status == "completed"
+    assert (await http.post(f"/v1/vector_stores/{store}/embeddings", json={"content": "new"})).status_code == 200
+
+
 async def test_a_worker_process_sweeps_and_stops_when_asked(
     openai: AsyncOpenAI, http: httpx.AsyncClient, database: str, tmp_path: Path
 ) -> None:
@@ -118,7 +153,6 @@ async def defer_sweep(database: str) -> None:
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
             "VALUES ('default', 'sweep_expired_stores', '{\"timestamp\": 0}')"
         )
-        await connection.execute("NOTIFY procrastinate_any_queue_v1")
 
 
 async def test_a_worker_without_its_database_stops_when_asked(tmp_path: Path) -> None:
