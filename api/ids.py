@@ -9,18 +9,18 @@ _TIME_DIGITS = 13  # hexadecimal, of microseconds: lasts until 2112
 _RANDOM_DIGITS = 11  # 44 bits within one microsecond
 
 
-def new_ids(prefix: str, count: int) -> list[str]:
-    """Make ascending ids such as `vs_` and 24 hexadecimal digits."""
+def new_ids(prefix: str, count: int, *, separator: str = "_") -> list[str]:
+    """Make ascending ids such as `vs_` and 24 hexadecimal digits. OpenAI's files have `-` for a separator."""
     now = time.time_ns() // 1000
     return [
-        f"{prefix}_{now + i:0{_TIME_DIGITS}x}{secrets.token_hex(_RANDOM_DIGITS // 2 + 1)[:_RANDOM_DIGITS]}"
+        f"{prefix}{separator}{now + i:0{_TIME_DIGITS}x}{secrets.token_hex(_RANDOM_DIGITS // 2 + 1)[:_RANDOM_DIGITS]}"
         for i in range(count)
     ]
 
 
 def created_at(id: str) -> datetime | None:
     """When the id was made; None for an id that is not of ours."""
-    digits = id.rpartition("_")[2]
+    digits = id.replace("-", "_").rpartition("_")[2]
     if len(digits) != _TIME_DIGITS + _RANDOM_DIGITS:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from api.blobs import BlobDirectory, BlobStore
 from api.embeddings import Embeddings
 from api.settings import Settings
 from api.tables.database import Database
@@ -12,10 +13,12 @@ class Resources:
     settings: Settings
     database: Database
     embeddings: Embeddings
+    blobs: BlobStore
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
-        return cls(settings, Database(settings), Embeddings(settings.embedding))
+        blobs = BlobDirectory(settings.files_dir or settings.quiver_data_dir / "files")
+        return cls(settings, Database(settings), Embeddings(settings.embedding), blobs)
 
     async def close(self) -> None:
         await self.embeddings.close()

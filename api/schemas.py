@@ -4,7 +4,7 @@ Every optional field of a request accepts null, which LiteLLM sends for what its
 """
 
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NotRequired, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from typing_extensions import TypedDict
@@ -250,6 +250,48 @@ class SearchRequest(Request):
         return self
 
 
+UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
+
+
+class FileExpiresAfter(Request):
+    anchor: Literal["created_at"]
+    seconds: int = Field(strict=False, ge=3600, le=2_592_000)
+
+
+class CreateFileRequest(Request):
+    """The fields of the form beside its file, `expires_after[anchor]` and `expires_after[seconds]` as one."""
+
+    purpose: UploadPurpose
+    expires_after: FileExpiresAfter | None = None
+
+
+MAX_UPLOAD_BYTES = 8 * 1024**3
+Filename = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_without_nul)]
+
+
+class CreateUploadRequest(Request):
+    filename: Filename
+    purpose: UploadPurpose
+    bytes: int = Field(ge=1, le=MAX_UPLOAD_BYTES)
+    mime_type: Text = Field(description="Not kept: what a file is, is told from its name and its bytes.")
+    expires_after: FileExpiresAfter | None = None
+
+
+class AddUploadPartRequest(Request):
+    """The fields of the form beside its `data`: none."""
+
+
+class CompleteUploadRequest(Request):
+    part_ids: Annotated[list[Text], Field(min_length=1, max_length=10_000)]
+    md5: Text | None = Field(default=None, description="Of the whole file, in hexadecimal digits.")
+
+
+class FileQuery(PageQuery):
+    limit: int = Field(default=10_000, ge=1, le=10_000)
+    purpose: Text | None = None
+
+
 class FileCounts(TypedDict):
     in_progress: int
     completed: int
@@ -311,6 +353,50 @@ class EmbeddingPage(TypedDict):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class FileObject(TypedDict):
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: NotRequired[int]
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed", "error"]
+
+
+class Upload(TypedDict):
+    id: str
+    object: Literal["upload"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: FileObject | None
+
+
+class UploadPart(TypedDict):
+    id: str
+    object: Literal["upload.part"]
+    created_at: int
+    upload_id: str
+
+
+class FilePage(TypedDict):
+    object: Literal["list"]
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(TypedDict):
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
 
 
 class VectorStoreDeleted(TypedDict):

@@ -87,7 +87,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
-    max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="Largest request body.")
+    max_request_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, description="Largest request body, but for uploaded files."
+    )
+    max_file_bytes: int = Field(
+        default=512 * 1024 * 1024, ge=1, description="Largest file of `/v1/files`; OpenAI's limit is the default."
+    )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
 
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -98,7 +103,14 @@ class Settings(BaseSettings):
     )
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or text.")
 
-    quiver_data_dir: Path = Field(default_factory=default_data_dir, description="Database and keys of `quiver up`.")
+    quiver_data_dir: Path = Field(
+        default_factory=default_data_dir, description="Database and keys of `quiver up`, and uploaded files."
+    )
+    files_dir: Path | None = Field(
+        default=None,
+        description="Directory of the bytes of uploaded files, the same for every process. "
+        "Unset: `files` in `QUIVER_DATA_DIR`.",
+    )
     embedder_base_url: str | None = Field(
         default=None, description="An embedder to use instead of starting the bundled one."
     )

@@ -10,7 +10,7 @@ from procrastinate import exceptions
 
 from api.errors import ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
-from api.services import expiry
+from api.services import expiry, files
 from api.settings import Settings
 from api.tables import queue
 
@@ -30,6 +30,18 @@ def create_queue(resources: Resources) -> procrastinate.App:
     async def sweep_expired_stores(timestamp: int) -> None:
         for id in await expiry.sweep(resources):
             log.info("vector_store_expired", vector_store_id=id)
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="sweep_expired_files", queueing_lock="sweep_expired_files", pass_context=False)
+    async def sweep_expired_files(timestamp: int) -> None:
+        for id in await files.sweep_expired(resources):
+            log.info("file_expired", file_id=id)
+
+    @app.periodic(cron="7 * * * *")
+    @app.task(name="sweep_blobs", queueing_lock="sweep_blobs", pass_context=False)
+    async def sweep_blobs(timestamp: int) -> None:
+        if count := await files.sweep_blobs(resources):
+            log.info("blobs_without_a_row_deleted", count=count)
 
     return app
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -89,12 +90,13 @@ def embedder(shared_embedder: FakeEmbedder) -> FakeEmbedder:
 
 
 @pytest.fixture
-def settings(database: str, embedder: FakeEmbedder) -> dict[str, Any]:
+def settings(database: str, embedder: FakeEmbedder, tmp_path: Path) -> dict[str, Any]:
     return {
         "database_url": database,
         "database_timeout_seconds": 2,
         "server_api_key": KEY,
         "embedding": {"base_url": embedder.base_url},
+        "files_dir": tmp_path / "blobs",
     }
 
 

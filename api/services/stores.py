@@ -16,7 +16,7 @@ from api.schemas import (
     VectorStorePage,
 )
 from api.services import paging
-from api.tables import chunks, vector_stores
+from api.tables import chunks, files, vector_stores
 from api.tables.database import Connection
 
 MAX_DIMENSION = 16_000  # of pgvector's `vector` and `halfvec`
@@ -29,11 +29,11 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
     store of a model other than the configured one has the dimension of its first vector unless it names one.
 
     Raises:
-        InvalidRequest: the dimension is not one, or the table of chunks cannot hold it.
+        InvalidRequest: the dimension is not one, or the table of chunks cannot hold it; or files are named.
         NotFound: a file is named that does not exist.
     """
     if request.file_ids:
-        raise NotFound(f"No such File object: {request.file_ids[0]}", param="file_ids")
+        await _refuse_files(resources, request.file_ids)
     table = await resources.database.chunk_table()
     model, dimension = _model_and_dimension(resources, request)
     if table.dimension is not None:
@@ -123,6 +123,19 @@ async def delete(resources: Resources, id: str) -> VectorStoreDeleted:
             raise no_such_store(id)
         await chunks.delete_of_store(connection, table, id)
     return {"id": id, "object": "vector_store.deleted", "deleted": True}
+
+
+async def _refuse_files(resources: Resources, file_ids: list[str]) -> None:
+    async with resources.database.connection() as connection:
+        existing = await files.list_existing(connection, file_ids)
+    for id in file_ids:
+        if id not in existing:
+            raise NotFound(f"No such File object: {id}", param="file_ids")
+    raise InvalidRequest(
+        "This server does not put files into vector stores yet; send their texts to the store's /embeddings/batch.",
+        param="file_ids",
+        code="not_supported",
+    )
 
 
 def no_such_store(id: str) -> NotFound:

@@ -34,3 +34,37 @@ class Embeddings:
     FILENAME: Final = "filename"
     CHUNK_INDEX: Final = "chunk_index"
     SEQ: Final = "seq"
+
+
+@final
+class Files:
+    TABLE: Final = "files"
+    ID: Final = "id"
+    FILENAME: Final = "filename"
+    PURPOSE: Final = "purpose"
+    BYTES: Final = "bytes"
+    CREATED_AT: Final = "created_at"
+    EXPIRES_AT: Final = "expires_at"
+
+
+@final
+class Uploads:
+    TABLE: Final = "uploads"
+    ID: Final = "id"
+    FILENAME: Final = "filename"
+    PURPOSE: Final = "purpose"
+    BYTES: Final = "bytes"
+    STATUS: Final = "status"
+    CREATED_AT: Final = "created_at"
+    EXPIRES_AT: Final = "expires_at"
+    EXPIRES_AFTER_SECONDS: Final = "expires_after_seconds"
+    FILE_ID: Final = "file_id"
+
+
+@final
+class UploadParts:
+    TABLE: Final = "upload_parts"
+    ID: Final = "id"
+    UPLOAD_ID: Final = "upload_id"
+    BYTES: Final = "bytes"
+    CREATED_AT: Final = "created_at"

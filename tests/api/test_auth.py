@@ -21,6 +21,15 @@ ROUTES = [
     ("GET", "/v1/vector_stores/vs_1/embeddings"),
     ("GET", "/v1/vector_stores/vs_1/embeddings/emb_1"),
     ("DELETE", "/v1/vector_stores/vs_1/embeddings/emb_1"),
+    ("POST", "/v1/files"),
+    ("GET", "/v1/files"),
+    ("GET", "/v1/files/file-1"),
+    ("DELETE", "/v1/files/file-1"),
+    ("GET", "/v1/files/file-1/content"),
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/uploads/upload_1/parts"),
+    ("POST", "/v1/uploads/upload_1/complete"),
+    ("POST", "/v1/uploads/upload_1/cancel"),
 ]
 
 
@@ -43,7 +52,13 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
 
     documented = {(method.upper(), path) for path, methods in schema["paths"].items() for method in methods}
     tried = {
-        (method, path.replace("vs_1", "{vector_store_id}").replace("emb_1", "{embedding_id}"))
+        (
+            method,
+            path.replace("vs_1", "{vector_store_id}")
+            .replace("emb_1", "{embedding_id}")
+            .replace("file-1", "{file_id}")
+            .replace("upload_1", "{upload_id}"),
+        )
         for method, path in ROUTES
     }
     assert documented - tried == {("GET", "/health"), ("GET", "/ready")}

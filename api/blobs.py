@@ -1,0 +1,159 @@
+"""Where the bytes of files live, by key. A blob is there whole and durable, or not at all."""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+WRITE_BYTES = 1024 * 1024  # gathered before a thread is asked to write them: a hop costs as much as 64 KiB
+READ_BYTES = 256 * 1024
+
+# A key names a file of the directory, so it must not lead out of it.
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,127}")
+DRAFT_SUFFIX = ".draft"
+
+
+class BlobStore(Protocol):
+    async def write(self, key: str, content: AsyncIterable[bytes]) -> int:
+        """Keep the content and return its size. If this raises or is cancelled, nothing is kept."""
+        ...
+
+    def open(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Read the bytes from `start` to before `end`."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the blob, and what a crash left of its writing. One that is not there is fine."""
+        ...
+
+    async def size(self, key: str) -> int | None:
+        """How many bytes there are; None if there is no such blob."""
+        ...
+
+    def keys_older_than(self, seconds: float) -> AsyncIterator[str]:
+        """The keys of blobs last written to before then, half-written ones included."""
+        ...
+
+
+class BlobDirectory:
+    """Blobs as files of a directory that only its owner reads, spread over subdirectories by the end of the key.
+
+    Keys begin with the time, so their ends are what is spread evenly.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.expanduser().absolute()
+
+    async def write(self, key: str, content: AsyncIterable[bytes]) -> int:
+        path = self._path(key)
+        file = await asyncio.to_thread(_create, path)
+        is_kept = False
+        try:
+            size = 0
+            gathered: list[bytes] = []
+            gathered_bytes = 0
+            async for chunk in content:
+                gathered.append(chunk)
+                gathered_bytes += len(chunk)
+                size += len(chunk)
+                if gathered_bytes >= WRITE_BYTES:
+                    await asyncio.to_thread(file.writelines, gathered)
+                    gathered, gathered_bytes = [], 0
+            await asyncio.to_thread(_keep, file, gathered, path)
+            is_kept = True
+            return size
+        finally:
+            if not is_kept:
+                await asyncio.to_thread(_discard, file, path)
+
+    async def open(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(self._path(key).open, "rb")
+        with file:
+            await asyncio.to_thread(file.seek, start)
+            left = end - start
+            while left > 0:
+                chunk = await asyncio.to_thread(file.read, min(left, READ_BYTES))
+                if not chunk:
+                    raise EOFError(f"Blob {key!r} is shorter than {end} bytes.")
+                left -= len(chunk)
+                yield chunk
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(_unlink, self._path(key))
+
+    async def size(self, key: str) -> int | None:
+        try:
+            return (await asyncio.to_thread(self._path(key).stat)).st_size
+        except FileNotFoundError:
+            return None
+
+    async def keys_older_than(self, seconds: float) -> AsyncIterator[str]:
+        before = time.time() - seconds
+        for directory in await asyncio.to_thread(_subdirectories, self._root):
+            for key in await asyncio.to_thread(_keys_before, directory, before):
+                yield key
+
+    def _path(self, key: str) -> Path:
+        if not KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no key of a blob.")
+        return self._root / key[-2:] / key
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(path.name + DRAFT_SUFFIX)
+
+
+def _create(path: Path) -> BinaryIO:
+    directory = path.parent
+    if not directory.is_dir():
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(directory.parent)
+    # Buffered, so that closing it waits for a write that a cancelled caller left under way in another thread.
+    return os.fdopen(os.open(_draft(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _keep(file: BinaryIO, rest: list[bytes], path: Path) -> None:
+    with file:
+        file.writelines(rest)
+        file.flush()
+        os.fsync(file.fileno())
+    _draft(path).replace(path)
+    _sync_directory(path.parent)
+
+
+def _discard(file: BinaryIO, path: Path) -> None:
+    with suppress(OSError):  # what a full disk did not take, it does not take now
+        file.close()
+    _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _draft(path).unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _subdirectories(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+
+
+def _keys_before(directory: Path, before: float) -> list[str]:
+    keys: set[str] = set()
+    for path in directory.iterdir():
+        with suppress(FileNotFoundError):  # deleted since it was listed
+            if path.stat().st_mtime < before:
+                keys.add(path.name.removesuffix(DRAFT_SUFFIX))
+    return sorted(key for key in keys if KEY.fullmatch(key))

@@ -1,0 +1,188 @@
+"""Files: upload, list, retrieve, download, delete; and the sweep of bytes that are no file's."""
+
+import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+from api import ids
+from api.errors import InternalError, InvalidRequest, NotFound, RequestTooLarge
+from api.multipart import Part
+from api.resources import Resources
+from api.schemas import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
+from api.services import incoming, paging
+from api.tables import files, uploads
+from api.tables.database import Connection
+
+MAX_FILENAME_LENGTH = 255
+
+BATCH_FILES_EXPIRE_AFTER_SECONDS = 30 * 86400  # as OpenAI's do when nothing else is said
+
+SWEEP_AFTER_SECONDS = 3600  # the row of bytes that were just written may be on its way
+SWEEP_BATCH = 1000
+
+
+async def create(resources: Resources, form: AsyncIterator[Part]) -> FileObject:
+    """Keep an uploaded file: its bytes first and, when they are durable, its row.
+
+    Raises:
+        InvalidRequest: the form is not one of a file.
+        RequestTooLarge: the file is larger than `max_file_bytes`.
+        pydantic.ValidationError: a field is missing, unknown or has a wrong value.
+    """
+    id = ids.new_ids("file", 1, separator="-")[0]
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(resources.blobs.delete, id)
+        limit = resources.settings.max_file_bytes
+        received = await incoming.receive(
+            resources, form, file_field="file", key=id, too_large=file_too_large(limit), limit=limit
+        )
+        request = CreateFileRequest.model_validate(received.fields)
+        if received.filename is None:
+            raise incoming.missing("file")
+        undo.pop_all()
+    # From here on the bytes stay whatever happens: a connection that breaks may have committed the row before.
+    # Without one, the sweep finds them.
+    async with resources.database.connection() as connection:
+        return await insert_on(
+            connection,
+            id,
+            filename=display_name(received.filename),
+            purpose=request.purpose,
+            size=received.size,
+            expires_after_seconds=request.expires_after and request.expires_after.seconds,
+        )
+
+
+async def insert_on(
+    connection: Connection, id: str, *, filename: str, purpose: str, size: int, expires_after_seconds: int | None
+) -> FileObject:
+    """Insert the row of a file whose bytes are in the blob store."""
+    if expires_after_seconds is None and purpose == "batch":
+        expires_after_seconds = BATCH_FILES_EXPIRE_AFTER_SECONDS
+    values: dict[str, Any] = {
+        "filename": filename,
+        "purpose": purpose,
+        "bytes": size,
+        "expires_after_seconds": expires_after_seconds,
+    }
+    return await files.insert(connection, id=id, created_at=ids.created_at(id) or datetime.now(UTC), values=values)
+
+
+async def list_page(resources: Resources, query: FileQuery) -> FilePage:
+    """A page of files in the order of their creation, ties by id.
+
+    Raises:
+        InvalidRequest: a cursor is no file's id, and not that of a deleted one either.
+    """
+    async with resources.database.connection() as connection:
+        after = await _position(connection, query.after, param="after")
+        before = await _position(connection, query.before, param="before")
+        above, below = paging.bounds(query, after, before)
+        rows = await files.list_between(
+            connection,
+            above=above,
+            below=below,
+            purpose=query.purpose,
+            direction=paging.direction(query),
+            limit=query.limit + 1,
+        )
+    return paging.page(query, rows)
+
+
+async def get(resources: Resources, id: str) -> FileObject:
+    async with resources.database.connection() as connection:
+        file = await files.find(connection, id)
+    if file is None:
+        raise no_such_file(id)
+    return file
+
+
+async def get_with_content(resources: Resources, id: str) -> FileObject:
+    """The file, whose bytes are there to be read."""
+    file = await get(resources, id)
+    if await resources.blobs.size(id) != file["bytes"]:
+        raise InternalError(
+            f"The content of file {id!r} is not in the server's storage; check its FILES_DIR.", code="content_missing"
+        )
+    return file
+
+
+def open_content(resources: Resources, id: str, *, start: int, end: int) -> AsyncIterator[bytes]:
+    """Read the file's bytes from `start` to before `end`."""
+    return resources.blobs.open(id, start, end)
+
+
+async def delete(resources: Resources, id: str) -> FileDeleted:
+    async with resources.database.transaction() as connection:
+        if not await files.delete(connection, id):
+            raise no_such_file(id)
+    await resources.blobs.delete(id)
+    return {"id": id, "object": "file", "deleted": True}
+
+
+async def sweep_expired(resources: Resources) -> list[str]:
+    """Delete the rows of expired files and then their bytes, and answer with their ids."""
+    async with resources.database.connection() as connection:
+        expired = await files.delete_expired(connection)
+    for id in expired:
+        await resources.blobs.delete(id)
+    return expired
+
+
+async def sweep_blobs(resources: Resources) -> int:
+    """Delete bytes without a row, and parts of uploads that never came to be, an hour after they were written.
+
+    The answer is how many there were.
+    """
+    swept = 0
+    batch: list[str] = []
+    async for key in resources.blobs.keys_older_than(SWEEP_AFTER_SECONDS):
+        batch.append(key)
+        if len(batch) == SWEEP_BATCH:
+            swept += await _sweep(resources, batch)
+            batch = []
+    return swept + await _sweep(resources, batch)
+
+
+def file_too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The file is larger than the {limit} bytes of MAX_FILE_BYTES.", param="file")
+
+
+def no_such_file(id: str) -> NotFound:
+    return NotFound(f"No such File object: {id}", param="file_id")
+
+
+def display_name(sent: str) -> str:
+    """What a file is called, without the directories of the machine it came from and without control characters.
+
+    It is shown and sent back, and is no name in any file system of ours.
+    """
+    last = sent.replace("\\", "/").rpartition("/")[2]
+    shown = "".join(c for c in last if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp")).strip()
+    if shown in ("", ".", ".."):
+        return "file"
+    if len(shown) <= MAX_FILENAME_LENGTH:
+        return shown
+    stem, dot, extension = shown.rpartition(".")
+    ending = dot + extension[:20] if stem else ""
+    return shown[: MAX_FILENAME_LENGTH - len(ending)] + ending
+
+
+async def _position(connection: Connection, id: str | None, *, param: str) -> tuple[datetime, str] | None:
+    if id is None:
+        return None
+    created_at = await files.find_created_at(connection, id) or ids.created_at(id)
+    if created_at is None:
+        raise InvalidRequest(f"No such File object to list from: {id!r}.", param=param)
+    return created_at, id
+
+
+async def _sweep(resources: Resources, keys: list[str]) -> int:
+    async with resources.database.connection() as connection:
+        existing = await files.list_existing(connection, keys) | await uploads.list_pending_parts(connection, keys)
+    orphans = [key for key in keys if key not in existing]
+    for key in orphans:
+        await resources.blobs.delete(key)
+    return len(orphans)

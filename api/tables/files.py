@@ -1,0 +1,113 @@
+"""The table `files`. Its rows leave as OpenAI's objects: the SELECT list is the wire."""
+
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from psycopg import sql
+
+from api.schemas import FileObject
+from api.tables.database import Connection
+
+# Nothing is done to a file before it can be used, so each is `processed` at once, which `wait_for_processing` awaits.
+FILE = """
+    id,
+    'file' AS object,
+    bytes,
+    floor(extract(epoch FROM created_at))::bigint AS created_at,
+    floor(extract(epoch FROM expires_at))::bigint AS expires_at,
+    filename,
+    purpose,
+    'processed' AS status
+"""
+
+# `expires_at` decides, so that a file is gone the second it expires and not when it is swept.
+UNEXPIRED = "(expires_at IS NULL OR expires_at > now())"
+
+INSERT = f"""
+INSERT INTO files (id, filename, purpose, bytes, created_at, expires_at)
+VALUES (%(id)s, %(filename)s, %(purpose)s, %(bytes)s, %(created_at)s,
+        %(created_at)s::timestamptz + make_interval(secs => %(expires_after_seconds)s))
+RETURNING {FILE}
+"""  # noqa: S608  # only constants of this file are put together
+
+GET = f"SELECT {FILE} FROM files WHERE id = %(id)s AND {UNEXPIRED}"  # noqa: S608
+
+GET_CREATED_AT = "SELECT created_at FROM files WHERE id = %(id)s"
+
+LIST = f"""
+SELECT {FILE} FROM files
+WHERE {UNEXPIRED} AND {{condition}}
+ORDER BY files.created_at {{direction}}, id {{direction}}
+LIMIT %(limit)s
+"""  # noqa: S608
+
+LIST_EXISTING = "SELECT id FROM files WHERE id = ANY(%(ids)s)"
+
+DELETE_EXPIRED = "DELETE FROM files WHERE expires_at <= now() RETURNING id"
+
+DELETE = f"DELETE FROM files WHERE id = %(id)s AND {UNEXPIRED} RETURNING id"  # noqa: S608
+
+
+async def insert(connection: Connection, *, id: str, created_at: datetime, values: dict[str, Any]) -> FileObject:
+    """Insert a file; `values` are its `filename`, `purpose`, `bytes` and `expires_after_seconds`."""
+    row = await (await connection.execute(INSERT, {**values, "id": id, "created_at": created_at})).fetchone()
+    assert row is not None  # INSERT ... RETURNING always returns a row
+    return _file(row)
+
+
+async def find(connection: Connection, id: str) -> FileObject | None:
+    row = await (await connection.execute(GET, {"id": id})).fetchone()
+    return None if row is None else _file(row)
+
+
+async def find_created_at(connection: Connection, id: str) -> datetime | None:
+    row = await (await connection.execute(GET_CREATED_AT, {"id": id})).fetchone()
+    return None if row is None else row["created_at"]
+
+
+async def list_between(
+    connection: Connection,
+    *,
+    above: tuple[datetime, str] | None,
+    below: tuple[datetime, str] | None,
+    purpose: str | None,
+    direction: Literal["asc", "desc"],
+    limit: int,
+) -> list[FileObject]:
+    """Files, of one purpose or any, strictly between two positions of the order (created_at, id)."""
+    conditions: list[sql.Composable] = [sql.SQL("TRUE")]
+    params: dict[str, Any] = {"limit": limit}
+    if purpose is not None:
+        conditions.append(sql.SQL("purpose = %(purpose)s"))
+        params["purpose"] = purpose
+    for name, operator, bound in (("above", sql.SQL(">"), above), ("below", sql.SQL("<"), below)):
+        if bound is not None:
+            position = sql.SQL("({}, {})").format(sql.Placeholder(f"{name}_at"), sql.Placeholder(f"{name}_id"))
+            conditions.append(sql.SQL("(files.created_at, id) {} {}").format(operator, position))
+            params |= {f"{name}_at": bound[0], f"{name}_id": bound[1]}
+    statement = sql.SQL(LIST).format(
+        condition=sql.SQL(" AND ").join(conditions),
+        direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
+    )
+    return [_file(row) for row in await (await connection.execute(statement, params)).fetchall()]
+
+
+async def list_existing(connection: Connection, ids: list[str]) -> set[str]:
+    """Those of the ids that have a row, expired or not."""
+    rows = await (await connection.execute(LIST_EXISTING, {"ids": ids})).fetchall()
+    return {row["id"] for row in rows}
+
+
+async def delete(connection: Connection, id: str) -> bool:
+    return await (await connection.execute(DELETE, {"id": id})).fetchone() is not None
+
+
+async def delete_expired(connection: Connection) -> list[str]:
+    return [row["id"] for row in await (await connection.execute(DELETE_EXPIRED)).fetchall()]
+
+
+def _file(row: dict[str, Any]) -> FileObject:
+    """OpenAI's `expires_at` may be absent, but not null."""
+    if row["expires_at"] is None:
+        del row["expires_at"]
+    return cast("FileObject", row)
