@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api import ids
-from api.errors import InternalError, InvalidRequest, NotFound, RequestTooLarge
+from api.errors import InternalError, NotFound, RequestTooLarge
 from api.multipart import Part
 from api.resources import Resources
 from api.schemas import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
@@ -77,8 +77,8 @@ async def list_page(resources: Resources, query: FileQuery) -> FilePage:
         InvalidRequest: a cursor is no file's id, and not that of a deleted one either.
     """
     async with resources.database.connection() as connection:
-        after = await _position(connection, query.after, param="after")
-        before = await _position(connection, query.before, param="before")
+        after = await paging.position(connection, query.after, param="after", find=files.find_created_at)
+        before = await paging.position(connection, query.before, param="before", find=files.find_created_at)
         above, below = paging.bounds(query, after, before)
         rows = await files.list_between(
             connection,
@@ -168,15 +168,6 @@ def display_name(sent: str) -> str:
     stem, dot, extension = shown.rpartition(".")
     ending = dot + extension[:20] if stem else ""
     return shown[: MAX_FILENAME_LENGTH - len(ending)] + ending
-
-
-async def _position(connection: Connection, id: str | None, *, param: str) -> tuple[datetime, str] | None:
-    if id is None:
-        return None
-    created_at = await files.find_created_at(connection, id) or ids.created_at(id)
-    if created_at is None:
-        raise InvalidRequest(f"No such File object to list from: {id!r}.", param=param)
-    return created_at, id
 
 
 async def _sweep(resources: Resources, keys: list[str]) -> int:

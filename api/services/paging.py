@@ -1,10 +1,32 @@
 """Pages of a list by keyset: which way to read, between which two rows, and the answer's envelope."""
 
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
+from api import ids
+from api.errors import InvalidRequest
 from api.schemas import PageQuery
+from api.tables.database import Connection
+from api.tables.keyset import Position
 
 T = TypeVar("T")
+
+
+async def position(
+    connection: Connection, id: str | None, *, param: str, find: Callable[[Connection, str], Awaitable[datetime | None]]
+) -> Position | None:
+    """Where the object with an id stands in the order of creation, be it deleted by now.
+
+    Raises:
+        InvalidRequest: it is no object's id, and not one of ours either.
+    """
+    if id is None:
+        return None
+    created_at = await find(connection, id) or ids.created_at(id)
+    if created_at is None:
+        raise InvalidRequest(f"There is nothing with id {id!r} to list from.", param=param)
+    return created_at, id
 
 
 def direction(query: PageQuery) -> Literal["asc", "desc"]:

@@ -67,8 +67,8 @@ async def list_page(resources: Resources, query: PageQuery) -> VectorStorePage:
         InvalidRequest: a cursor is no store's id, and not that of a deleted one either.
     """
     async with resources.database.connection() as connection:
-        after = await _position(connection, query.after, param="after")
-        before = await _position(connection, query.before, param="before")
+        after = await paging.position(connection, query.after, param="after", find=vector_stores.find_created_at)
+        before = await paging.position(connection, query.before, param="before", find=vector_stores.find_created_at)
         above, below = paging.bounds(query, after, before)
         rows = await vector_stores.list_between(
             connection, above=above, below=below, direction=paging.direction(query), limit=query.limit + 1
@@ -140,15 +140,6 @@ async def _refuse_files(resources: Resources, file_ids: list[str]) -> None:
 
 def no_such_store(id: str) -> NotFound:
     return NotFound(f"No vector store found with id {id!r}.", param="vector_store_id")
-
-
-async def _position(connection: Connection, id: str | None, *, param: str) -> tuple[datetime, str] | None:
-    if id is None:
-        return None
-    created_at = await vector_stores.find_created_at(connection, id) or ids.created_at(id)
-    if created_at is None:
-        raise InvalidRequest(f"No vector store found with id {id!r} to list from.", param=param)
-    return created_at, id
 
 
 def _model_and_dimension(resources: Resources, request: CreateVectorStoreRequest) -> tuple[str, int | None]:

@@ -6,7 +6,9 @@ from typing import Any, Literal, cast
 from psycopg import sql
 
 from api.schemas import FileObject
+from api.tables import keyset
 from api.tables.database import Connection
+from api.tables.keyset import Position
 
 # Nothing is done to a file before it can be used, so each is `processed` at once, which `wait_for_processing` awaits.
 FILE = """
@@ -68,28 +70,26 @@ async def find_created_at(connection: Connection, id: str) -> datetime | None:
 async def list_between(
     connection: Connection,
     *,
-    above: tuple[datetime, str] | None,
-    below: tuple[datetime, str] | None,
+    above: Position | None,
+    below: Position | None,
     purpose: str | None,
     direction: Literal["asc", "desc"],
     limit: int,
 ) -> list[FileObject]:
     """Files, of one purpose or any, strictly between two positions of the order (created_at, id)."""
-    conditions: list[sql.Composable] = [sql.SQL("TRUE")]
-    params: dict[str, Any] = {"limit": limit}
+    condition, params = keyset.between("files", above=above, below=below)
     if purpose is not None:
-        conditions.append(sql.SQL("purpose = %(purpose)s"))
-        params["purpose"] = purpose
-    for name, operator, bound in (("above", sql.SQL(">"), above), ("below", sql.SQL("<"), below)):
-        if bound is not None:
-            position = sql.SQL("({}, {})").format(sql.Placeholder(f"{name}_at"), sql.Placeholder(f"{name}_id"))
-            conditions.append(sql.SQL("(files.created_at, id) {} {}").format(operator, position))
-            params |= {f"{name}_at": bound[0], f"{name}_id": bound[1]}
+        condition = sql.SQL("{} AND purpose = %(purpose)s").format(condition)
     statement = sql.SQL(LIST).format(
-        condition=sql.SQL(" AND ").join(conditions),
+        condition=condition,
         direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
     )
-    return [_file(row) for row in await (await connection.execute(statement, params)).fetchall()]
+    return [
+        _file(row)
+        for row in await (
+            await connection.execute(statement, {**params, "purpose": purpose, "limit": limit})
+        ).fetchall()
+    ]
 
 
 async def list_existing(connection: Connection, ids: list[str]) -> set[str]:

@@ -7,7 +7,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from api.schemas import VectorStore
+from api.tables import keyset
 from api.tables.database import Connection
+from api.tables.keyset import Position
 
 # What an answer shows; `expires_at` decides, so that a store is expired the second it is and not when it is swept.
 VECTOR_STORE = """
@@ -144,24 +146,18 @@ async def find_created_at(connection: Connection, id: str) -> datetime | None:
 async def list_between(
     connection: Connection,
     *,
-    above: tuple[datetime, str] | None,
-    below: tuple[datetime, str] | None,
+    above: Position | None,
+    below: Position | None,
     direction: Literal["asc", "desc"],
     limit: int,
 ) -> list[VectorStore]:
     """Stores strictly between two positions of the order (created_at, id)."""
-    conditions: list[sql.Composable] = [sql.SQL("TRUE")]
-    params: dict[str, Any] = {"limit": limit}
-    for name, operator, bound in (("above", sql.SQL(">"), above), ("below", sql.SQL("<"), below)):
-        if bound is not None:
-            position = sql.SQL("({}, {})").format(sql.Placeholder(f"{name}_at"), sql.Placeholder(f"{name}_id"))
-            conditions.append(sql.SQL("(vector_stores.created_at, id) {} {}").format(operator, position))
-            params |= {f"{name}_at": bound[0], f"{name}_id": bound[1]}
+    condition, params = keyset.between("vector_stores", above=above, below=below)
     statement = sql.SQL(LIST).format(
-        condition=sql.SQL(" AND ").join(conditions),
+        condition=condition,
         direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
     )
-    rows = await (await connection.execute(statement, params)).fetchall()
+    rows = await (await connection.execute(statement, {**params, "limit": limit})).fetchall()
     return cast("list[VectorStore]", rows)
 
 
