@@ -249,6 +249,19 @@ def test_a_restart_keeps_the_key(start_light: StartUp) -> None:
     assert second.shown("Key") == first.shown("Key")
 
 
+def test_what_has_an_address_is_used_and_not_started(start_light: StartUp, empty_database: str) -> None:
+    up = start_light(DATABASE_URL=empty_database, SERVER_API_KEY="a-key-of-the-users-own")
+    up.wait_until_ready()
+
+    commands = " ".join(up.processes().values())
+    assert "api.cli api" in commands
+    assert not re.search(r"postgres -D|litellm|-m embedder", commands)
+    assert not (up.home / "postgres").exists()
+    assert "a-key-of-the-users-own" not in up.output
+    key = {"Authorization": "Bearer a-key-of-the-users-own"}
+    assert httpx.get(f"{up.shown('Quiver')}/vector_stores", headers=key).json()["data"] == []
+
+
 def test_a_part_that_dies_is_named_and_the_rest_is_stopped(start_light: StartUp) -> None:
     up = start_light()
     up.wait_until_ready()
