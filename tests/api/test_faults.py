@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,43 @@ async def test_a_database_that_stops_is_a_503_and_is_found_again(
             assert (await until_found(client, store.id)).name == "before"
     finally:
         server.stop()
+
+
+async def test_a_request_under_way_when_the_database_stops_is_a_503(
+    tmp_path: Path, serve: Serve, settings: dict[str, Any]
+) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    server.start()
+    try:
+        await migrations.apply(server.url)
+        async with serve(**settings | {"database_url": server.url}) as client:
+            store = await client.vector_stores.create(name="before")
+            async with waiting_insertion(server.url, raw(client), store.id) as insertion:
+                server.stop()
+                answer = await asyncio.wait_for(insertion, RECOVERY_SECONDS)
+            server.start()
+
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+            assert (await until_found(client, store.id)).file_counts.total == 0
+            assert (await put(raw(client), store.id)).status_code == 200
+    finally:
+        server.stop()
+
+
+@asynccontextmanager
+async def waiting_insertion(
+    url: str, http: httpx.AsyncClient, store: str
+) -> AsyncGenerator[asyncio.Task[httpx.Response]]:
+    """An insertion that has begun its transaction and waits for a lock that only the server's end takes away."""
+    blocker = await psycopg.AsyncConnection.connect(url)
+    await blocker.execute("LOCK TABLE embeddings IN EXCLUSIVE MODE")
+    insertion = asyncio.create_task(put(http, store))
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with asyncio.timeout(RECOVERY_SECONDS):
+        while await (await blocker.execute(waiting)).fetchone() is None:  # noqa: ASYNC110  # nobody would tell us
+            await asyncio.sleep(0.02)
+    yield insertion
+    await blocker.close()
 
 
 async def until_found(client: AsyncOpenAI, store: str) -> Any:
