@@ -14,7 +14,7 @@ from api.answers import add_error_handlers
 from api.auth import PUBLIC_PATHS, RequireKey, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
-from api.routes import embeddings, files, operations, uploads, vector_stores
+from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.resources = resources
     add_error_handlers(app)
-    for router in (embeddings.router, files.router, uploads.router, vector_stores.router):
+    for router in (embeddings.router, files.router, uploads.router, vector_store_files.router, vector_stores.router):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     return app

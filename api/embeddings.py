@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import orjson
 import structlog
 from tenacity import (
@@ -21,9 +20,7 @@ from tenacity import (
 
 from api.errors import ApiError, ConfigurationError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
 from api.settings import EmbeddingSettings
-from api.wire import Vector, decode_base64_vector
-
-Vectors = npt.NDArray[np.float32]
+from api.wire import Vector, Vectors, decode_base64_vector
 
 DEFAULT_BASE_URL = "http://localhost:4000"
 PARALLEL_CALLS = 4  # of one request with many texts

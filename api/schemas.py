@@ -3,6 +3,7 @@
 Every optional field of a request accepts null, which LiteLLM sends for what its caller left out.
 """
 
+import math
 import re
 from typing import Annotated, Any, Literal, NotRequired, cast, get_args
 
@@ -38,6 +39,12 @@ def _storable_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
                 waiting.extend((part, depth + 1) for part in (*entries, *entries.values()))
             case _:
                 pass
+    return value
+
+
+def _finite(value: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    if any(isinstance(number, float) and not math.isfinite(number) for number in value.values()):
+        raise ValueError("must hold numbers that are finite")
     return value
 
 
@@ -292,6 +299,53 @@ class FileQuery(PageQuery):
     purpose: Text | None = None
 
 
+FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
+FILE_STATUSES: tuple[FileStatus, ...] = get_args(FileStatus)
+
+AttributeValue = bool | int | float | MetadataValue
+Attributes = Annotated[dict[MetadataKey, AttributeValue], Field(max_length=16), AfterValidator(_finite)]
+
+
+class CreateVectorStoreFileRequest(Request):
+    file_id: Text
+    attributes: Attributes | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class UpdateVectorStoreFileRequest(Request):
+    attributes: Attributes | None = Field(description="Replaces the whole map; null empties it.")
+
+
+MAX_BATCH_FILES = 2000
+
+
+class CreateFileBatchRequest(Request):
+    """`attributes` and `chunking_strategy` are those of `file_ids`; each of `files` has its own."""
+
+    file_ids: Annotated[list[Text], Field(min_length=1, max_length=MAX_BATCH_FILES)] | None = None
+    files: Annotated[list[CreateVectorStoreFileRequest], Field(min_length=1, max_length=MAX_BATCH_FILES)] | None = None
+    attributes: Attributes | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "CreateFileBatchRequest":
+        if (self.file_ids is None) == (self.files is None):
+            raise ValueError("exactly one of file_ids and files is required")
+        return self
+
+
+class VectorStoreFileQuery(PageQuery):
+    filter: FileStatus | None = Field(default=None, description="Only files of this status.")
+
+
+class FileContentQuery(Request):
+    model_config = ConfigDict(strict=False)
+
+    page: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        default=None, description="`next_page` of the page before."
+    )
+
+
 class FileCounts(TypedDict):
     in_progress: int
     completed: int
@@ -385,6 +439,56 @@ class UploadPart(TypedDict):
     upload_id: str
 
 
+class LastError(TypedDict):
+    code: Literal["server_error", "unsupported_file", "invalid_file"]
+    message: str
+
+
+class StaticChunkSizes(TypedDict):
+    max_chunk_size_tokens: int
+    chunk_overlap_tokens: int
+
+
+class Chunking(TypedDict):
+    type: Literal["static"]
+    static: StaticChunkSizes
+
+
+class VectorStoreFile(TypedDict):
+    id: str
+    object: Literal["vector_store.file"]
+    usage_bytes: int
+    created_at: int
+    vector_store_id: str
+    status: FileStatus
+    last_error: LastError | None
+    chunking_strategy: Chunking
+    attributes: dict[str, str | int | float | bool] | None
+
+
+class VectorStoreFilePage(TypedDict):
+    object: Literal["list"]
+    data: list[VectorStoreFile]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VectorStoreFileDeleted(TypedDict):
+    id: str
+    object: Literal["vector_store.file.deleted"]
+    deleted: Literal[True]
+
+
+class FileBatch(TypedDict):
+    id: str
+    object: Literal["vector_store.files_batch"]
+    created_at: int
+    vector_store_id: str
+    status: FileStatus
+    file_counts: FileCounts
+
+
 class FilePage(TypedDict):
     object: Literal["list"]
     data: list[FileObject]
@@ -414,6 +518,13 @@ class EmbeddingDeleted(TypedDict):
 class ResultContent(TypedDict):
     type: Literal["text"]
     text: str
+
+
+class FileContentPage(TypedDict):
+    object: Literal["vector_store.file_content.page"]
+    data: list[ResultContent]
+    has_more: bool
+    next_page: str | None
 
 
 class SearchResult(TypedDict):

@@ -95,6 +95,14 @@ class Settings(BaseSettings):
     )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
 
+    worker_concurrency: int = Field(default=4, ge=1, le=1000, description="Jobs that one worker does at once.")
+    ingestion_retry_seconds: float = Field(
+        default=24 * 3600,
+        ge=0,
+        description="How long a file is tried again while the embedding service, the database or the storage is away; "
+        "then it is `failed`.",
+    )
+
     embedding: EmbeddingSettings = EmbeddingSettings()
     db_fields: DbFields = DbFields()
 

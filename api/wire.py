@@ -11,6 +11,7 @@ import orjson
 from api.errors import InvalidRequest
 
 Vector = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]  # one a row
 
 
 def dump_json(value: object) -> str:

@@ -7,24 +7,66 @@ from contextlib import suppress
 import procrastinate
 import structlog
 from procrastinate import exceptions
+from procrastinate.jobs import Job
 
-from api.errors import ConfigurationError, DatabaseUnavailable
+from api.errors import ApiError, ConfigurationError, DatabaseUnavailable
+from api.extraction import ExtractorFailed
 from api.resources import Resources
-from api.services import expiry, files
+from api.services import expiry, files, ingestion, vector_store_files
 from api.settings import Settings
-from api.tables import queue
+from api.tables import jobs, queue
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-CONCURRENCY = 4  # jobs at once in one process
 RECONNECT_SECONDS = 2.0
-SHUTDOWN_SECONDS = 10.0  # for jobs under way; a sweep that is cut off is undone and made up for a minute later
+SHUTDOWN_SECONDS = 10.0  # for jobs under way; one that is cut off is undone and done anew
+
+# A worker that says nothing for so long is dead: its jobs are others'. One that was only stopped for a while finds
+# that a file is no longer its own when it comes to write it.
+HEARTBEAT_SECONDS = 5.0
+STALLED_SECONDS = 20.0
+
+RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a file; the last is repeated
+
+
+class _UntilDone(procrastinate.BaseRetryStrategy):
+    """A file is tried until ingestion itself says that it is done or given up, however the worker came to an end."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision:
+        if isinstance(exception, asyncio.CancelledError):  # this worker stops; another may go on at once
+            return procrastinate.RetryDecision(retry_in={"seconds": 0})
+        is_expected = isinstance(exception, (ApiError, ExtractorFailed))
+        facts = {**job.task_kwargs, "attempts": job.attempts + 1, "error": str(exception)}
+        log.warning("job_retried", **facts, exc_info=None if is_expected else exception)
+        return procrastinate.RetryDecision(
+            retry_in={"seconds": RETRY_SECONDS[min(job.attempts, len(RETRY_SECONDS) - 1)]}
+        )
 
 
 def create_queue(resources: Resources) -> procrastinate.App:
     """The queue with every task that Quiver has."""
     app = procrastinate.App(connector=queue.connector(resources.settings))
+    _add_ingestion(app, resources)
+    _add_sweeps(app, resources)
+    return app
 
+
+def _add_ingestion(app: procrastinate.App, resources: Resources) -> None:
+    @app.task(name=jobs.TASK, queue=jobs.QUEUE, retry=_UntilDone(), pass_context=False)
+    async def ingest_file(vector_store_id: str, file_id: str) -> None:
+        await ingestion.ingest(resources, vector_store_id, file_id)
+
+    @app.periodic(cron="* * * * * */10")
+    @app.task(name="recover_jobs", queueing_lock="recover_jobs", pass_context=False)
+    async def recover_jobs(timestamp: int) -> None:
+        for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
+            log.warning("job_recovered", task=job.task_name, **job.task_kwargs)
+            await app.job_manager.retry_job(job)
+        for vector_store_id, file_id in await ingestion.requeue_lost(resources):
+            log.warning("file_requeued", vector_store_id=vector_store_id, file_id=file_id)
+
+
+def _add_sweeps(app: procrastinate.App, resources: Resources) -> None:
     @app.periodic(cron="* * * * *")
     @app.task(name="sweep_expired_stores", queueing_lock="sweep_expired_stores", pass_context=False)
     async def sweep_expired_stores(timestamp: int) -> None:
@@ -42,8 +84,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     async def sweep_blobs(timestamp: int) -> None:
         if count := await files.sweep_blobs(resources):
             log.info("blobs_without_a_row_deleted", count=count)
-
-    return app
+        await vector_store_files.forget_places(resources)
 
 
 async def run(settings: Settings) -> None:
@@ -77,10 +118,12 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     async with create_queue(resources).open_async() as app:
         worker = asyncio.create_task(
             app.run_worker_async(
-                concurrency=CONCURRENCY,
+                concurrency=resources.settings.worker_concurrency,
                 install_signal_handlers=False,
                 shutdown_graceful_timeout=SHUTDOWN_SECONDS,
-                delete_jobs="successful",
+                update_heartbeat_interval=HEARTBEAT_SECONDS,
+                stalled_worker_timeout=STALLED_SECONDS,
+                delete_jobs="always",
             )
         )
         stop = asyncio.create_task(stopping.wait())

@@ -67,13 +67,17 @@ async def delete(resources: Resources, vector_store_id: str, id: str) -> Embeddi
     table = await resources.database.chunk_table()
     async with resources.database.transaction() as connection:
         # The store first, as whoever deletes all of it does; the other way round they would wait for each other.
-        if not await vector_stores.lock(connection, vector_store_id):
+        if not await vector_stores.hold(connection, vector_store_id):
             raise stores.no_such_store(vector_store_id)
         deleted = await chunks.delete(connection, table, vector_store_id, id)
         if deleted is None:
             raise _no_such_chunk(id)
-        usage_bytes, is_own_file = deleted
-        await vector_stores.uncount_chunk(connection, vector_store_id, files=int(is_own_file), usage_bytes=usage_bytes)
+        if deleted["file_id"] is not None:  # and the deletion is undone
+            raise InvalidRequest(
+                f"The chunk {id!r} belongs to file {deleted['file_id']!r}; delete that from the vector store.",
+                param="embedding_id",
+            )
+        await vector_stores.uncount_chunk(connection, vector_store_id, usage_bytes=deleted["usage_bytes"])
     return {"id": id, "object": "embedding.deleted", "deleted": True}
 
 

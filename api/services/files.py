@@ -11,7 +11,7 @@ from api.errors import InternalError, NotFound, RequestTooLarge
 from api.multipart import Part
 from api.resources import Resources
 from api.schemas import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
-from api.services import incoming, paging
+from api.services import attachments, incoming, paging
 from api.tables import files, uploads
 from api.tables.database import Connection
 
@@ -115,20 +115,30 @@ def open_content(resources: Resources, id: str, *, start: int, end: int) -> Asyn
 
 
 async def delete(resources: Resources, id: str) -> FileDeleted:
+    """Delete a file, and take it out of every store that has it."""
+    table = await resources.database.chunk_table()
     async with resources.database.transaction() as connection:
         if not await files.delete(connection, id):
             raise no_such_file(id)
+        await attachments.detach_everywhere(connection, table, id)
     await resources.blobs.delete(id)
     return {"id": id, "object": "file", "deleted": True}
 
 
 async def sweep_expired(resources: Resources) -> list[str]:
-    """Delete the rows of expired files and then their bytes, and answer with their ids."""
+    """Delete expired files, each in a transaction of its own, and answer with their ids."""
+    table = await resources.database.chunk_table()
     async with resources.database.connection() as connection:
-        expired = await files.delete_expired(connection)
+        expired = await files.list_expired(connection)
+    swept: list[str] = []
     for id in expired:
+        async with resources.database.transaction(is_long=True) as connection:
+            if not await files.delete_expired(connection, id):
+                continue
+            await attachments.detach_everywhere(connection, table, id)
         await resources.blobs.delete(id)
-    return expired
+        swept.append(id)
+    return swept
 
 
 async def sweep_blobs(resources: Resources) -> int:

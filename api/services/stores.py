@@ -15,8 +15,8 @@ from api.schemas import (
     VectorStoreDeleted,
     VectorStorePage,
 )
-from api.services import paging
-from api.tables import chunks, files, vector_stores
+from api.services import attachments, paging
+from api.tables import chunks, vector_store_files, vector_stores
 from api.tables.database import Connection
 
 MAX_DIMENSION = 16_000  # of pgvector's `vector` and `halfvec`
@@ -29,11 +29,9 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
     store of a model other than the configured one has the dimension of its first vector unless it names one.
 
     Raises:
-        InvalidRequest: the dimension is not one, or the table of chunks cannot hold it; or files are named.
+        InvalidRequest: the dimension is not one, or the table of chunks cannot hold it or files.
         NotFound: a file is named that does not exist.
     """
-    if request.file_ids:
-        await _refuse_files(resources, request.file_ids)
     table = await resources.database.chunk_table()
     model, dimension = _model_and_dimension(resources, request)
     if table.dimension is not None:
@@ -56,8 +54,13 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
         "embedding_model": model,
         "embedding_dimension": dimension,
     }
-    async with resources.database.connection() as connection:
-        return await vector_stores.insert(connection, id=id, created_at=created_at, values=values)
+    new = [attachments.new_file(file_id, None, request.chunking_strategy) for file_id in request.file_ids or ()]
+    async with resources.database.transaction() as connection:
+        store = await vector_stores.insert(connection, id=id, created_at=created_at, values=values)
+        if not new:
+            return store
+        await attachments.attach(connection, table, id, new, param="file_ids")
+        return await get_on(connection, id)
 
 
 async def list_page(resources: Resources, query: PageQuery) -> VectorStorePage:
@@ -121,21 +124,9 @@ async def delete(resources: Resources, id: str) -> VectorStoreDeleted:
         # The store first: an insert that is under way holds its row, and is waited for before its chunks are deleted.
         if not await vector_stores.delete(connection, id):
             raise no_such_store(id)
+        await vector_store_files.delete_of_store(connection, id)
         await chunks.delete_of_store(connection, table, id)
     return {"id": id, "object": "vector_store.deleted", "deleted": True}
-
-
-async def _refuse_files(resources: Resources, file_ids: list[str]) -> None:
-    async with resources.database.connection() as connection:
-        existing = await files.list_existing(connection, file_ids)
-    for id in file_ids:
-        if id not in existing:
-            raise NotFound(f"No such File object: {id}", param="file_ids")
-    raise InvalidRequest(
-        "This server does not put files into vector stores yet; send their texts to the store's /embeddings/batch.",
-        param="file_ids",
-        code="not_supported",
-    )
 
 
 def no_such_store(id: str) -> NotFound:

@@ -53,7 +53,7 @@ COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
 
 DELETE = """
 DELETE FROM {table} WHERE {vector_store_id} = {store} AND {id} = %(id)s
-RETURNING octet_length({content}) AS usage_bytes, {file_id} IS NULL AS is_own_file
+RETURNING coalesce(octet_length({content}), 0) AS usage_bytes, {file_id} AS file_id
 """
 
 DELETE_OF_STORE = "DELETE FROM {table} WHERE {vector_store_id} = {store}"
@@ -115,6 +115,11 @@ class NewChunk:
     metadata: Mapping[str, Any] | None
 
 
+class Deleted(TypedDict):
+    usage_bytes: int
+    file_id: str | None
+
+
 class Match(TypedDict):
     """A chunk that a search found, with its cosine distance, 0 to 2."""
 
@@ -127,11 +132,11 @@ class Match(TypedDict):
 
 
 async def find(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Embedding | None:
-    typed_id = _typed_id(table.id, id)
-    if typed_id is None:
+    key = typed_id(table.id, id)
+    if key is None:
         return None
-    statement = sql.SQL(GET).format(**_names(table, vector_store_id))
-    return cast("Embedding | None", await (await connection.execute(statement, {"id": typed_id})).fetchone())
+    statement = sql.SQL(GET).format(**statement_names(table, vector_store_id))
+    return cast("Embedding | None", await (await connection.execute(statement, {"id": key})).fetchone())
 
 
 async def list_between(
@@ -149,7 +154,7 @@ async def list_between(
     Raises:
         InvalidRequest: a bound is not of the type of the table's ids.
     """
-    names = _names(table, vector_store_id)
+    names = statement_names(table, vector_store_id)
     conditions: list[sql.Composable] = [sql.SQL("TRUE")]
     params: dict[str, object] = {"limit": limit}
     for name, operator, bound in (("above", sql.SQL(">"), above), ("below", sql.SQL("<"), below)):
@@ -173,7 +178,7 @@ async def find_same_ids(
     Raises:
         InvalidRequest: an id is not of the type of the table's ids.
     """
-    statement = sql.SQL(FIND_SAME_IDS).format(**_names(table, vector_store_id))
+    statement = sql.SQL(FIND_SAME_IDS).format(**statement_names(table, vector_store_id))
     typed_ids = [_require_typed_id(table.id, id, param="id") for id in new]
     rows = await (await connection.execute(statement, {"ids": typed_ids})).fetchall()
     return {row["id"]: (cast("Embedding", row), _as_vector(row.pop("embedding"))) for row in rows}
@@ -190,7 +195,7 @@ async def insert(
     """
     chunk_ids = await _ids_for(connection, table, new)
     now = datetime.now(UTC)
-    store_id = _typed_id(table.vector_store_id, vector_store_id)
+    store_id = typed_id(table.vector_store_id, vector_store_id)
     created_at = now if table.created_at.type == "timestamptz" else now.replace(tzinfo=None)
     # A COPY takes no parameters, so that its names are written as they are.
     statement = sql.SQL(COPY).format(
@@ -201,7 +206,7 @@ async def insert(
         async with connection.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types([getattr(table, role).type for role in COPIED])
             for id, chunk in zip(chunk_ids, new, strict=True):
-                vector = _storable(table, chunk.vector)
+                vector = storable(table, chunk.vector)
                 await copy.write_row((id, store_id, chunk.content, vector, chunk.metadata, created_at))
     except pg.UniqueViolation as error:
         if any(chunk.id is not None for chunk in new):
@@ -225,18 +230,17 @@ async def insert(
     ]
 
 
-async def delete(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> tuple[int, bool] | None:
-    """Delete one chunk; its bytes and whether it counted as a file of its own, or None if there is no such chunk."""
-    typed_id = _typed_id(table.id, id)
-    if typed_id is None:
+async def delete(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Deleted | None:
+    key = typed_id(table.id, id)
+    if key is None:
         return None
-    statement = sql.SQL(DELETE).format(**_names(table, vector_store_id))
-    row = await (await connection.execute(statement, {"id": typed_id})).fetchone()
-    return None if row is None else (row["usage_bytes"] or 0, row["is_own_file"])
+    statement = sql.SQL(DELETE).format(**statement_names(table, vector_store_id))
+    row = await (await connection.execute(statement, {"id": key})).fetchone()
+    return cast("Deleted | None", row)
 
 
 async def delete_of_store(connection: Connection, table: ChunkTable, vector_store_id: str) -> None:
-    await connection.execute(sql.SQL(DELETE_OF_STORE).format(**_names(table, vector_store_id)), {})
+    await connection.execute(sql.SQL(DELETE_OF_STORE).format(**statement_names(table, vector_store_id)), {})
 
 
 async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[str, Any]]:
@@ -262,17 +266,17 @@ async def search(
     condition = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
     if table.embedding.is_nullable:
         condition = sql.SQL("{} AND {} IS NOT NULL").format(condition, table.names["embedding"])
-    statement = sql.SQL(SEARCH).format(**_names(table, vector_store_id), condition=condition)
+    statement = sql.SQL(SEARCH).format(**statement_names(table, vector_store_id), condition=condition)
     params = {
         **compiler.params,
-        "query": _storable(table, query),
+        "query": storable(table, query),
         "max_distance": max_distance,
         "limit": limit,
     }
     return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
 
 
-def _names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]:
+def statement_names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]:
     """What a statement's braces stand for.
 
     The store is a literal and not a parameter: only so can the planner prove the predicate of a partial index.
@@ -291,7 +295,7 @@ def _names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]
     }
 
 
-def _storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
+def storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
     """The vector in the column's type.
 
     Half precision has few exponents, and pgvector sums squares in single precision: there, and where the squares
@@ -309,11 +313,11 @@ def _as_vector(stored: HalfVector | pgvector.Vector | None) -> Vector | None:
 
 
 async def _ids_for(connection: Connection, table: ChunkTable, new: Sequence[NewChunk]) -> list[str | int | UUID]:
-    generated = iter(await _new_ids(connection, table, sum(chunk.id is None for chunk in new)))
+    generated = iter(await new_ids(connection, table, sum(chunk.id is None for chunk in new)))
     return [next(generated) if chunk.id is None else _require_typed_id(table.id, chunk.id, param="id") for chunk in new]
 
 
-async def _new_ids(connection: Connection, table: ChunkTable, count: int) -> Sequence[str | int | UUID]:
+async def new_ids(connection: Connection, table: ChunkTable, count: int) -> Sequence[str | int | UUID]:
     if table.id.type == "uuid":
         return [uuid4() for _ in range(count)]
     if table.id.type not in ("int4", "int8"):
@@ -332,7 +336,7 @@ async def _new_ids(connection: Connection, table: ChunkTable, count: int) -> Seq
     return [row["id"] for row in rows]
 
 
-def _typed_id(column: Column, id: str) -> str | int | UUID | None:
+def typed_id(column: Column, id: str) -> str | int | UUID | None:
     """An id as its column has it; None when it cannot be one."""
     try:
         match column.type:
@@ -357,7 +361,7 @@ def canonical_id(table: ChunkTable, id: str, *, param: str) -> str:
 
 
 def _require_typed_id(column: Column, id: str, *, param: str) -> str | int | UUID:
-    typed_id = _typed_id(column, id)
-    if typed_id is None:
+    key = typed_id(column, id)
+    if key is None:
         raise InvalidRequest(f"{id!r} is not an id of this table, whose ids are {column.type}.", param=param)
-    return typed_id
+    return key

@@ -37,6 +37,40 @@ class Embeddings:
 
 
 @final
+class VectorStoreFiles:
+    TABLE: Final = "vector_store_files"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    FILE_ID: Final = "file_id"
+    BATCH_ID: Final = "batch_id"
+    STATUS: Final = "status"
+    LAST_ERROR: Final = "last_error"
+    USAGE_BYTES: Final = "usage_bytes"
+    ATTRIBUTES: Final = "attributes"
+    CHUNKING_STRATEGY: Final = "chunking_strategy"
+    CREATED_AT: Final = "created_at"
+    TURN: Final = "turn"
+    STARTS: Final = "starts"
+
+
+@final
+class DetachedFiles:
+    TABLE: Final = "detached_files"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    FILE_ID: Final = "file_id"
+    CREATED_AT: Final = "created_at"
+    DETACHED_AT: Final = "detached_at"
+
+
+@final
+class FileBatches:
+    TABLE: Final = "file_batches"
+    ID: Final = "id"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    IS_CANCELLED: Final = "is_cancelled"
+    CREATED_AT: Final = "created_at"
+
+
+@final
 class Files:
     TABLE: Final = "files"
     ID: Final = "id"

@@ -1,5 +1,6 @@
 """The table `files`. Its rows leave as OpenAI's objects: the SELECT list is the wire."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -45,7 +46,12 @@ LIMIT %(limit)s
 
 LIST_EXISTING = "SELECT id FROM files WHERE id = ANY(%(ids)s)"
 
-DELETE_EXPIRED = "DELETE FROM files WHERE expires_at <= now() RETURNING id"
+# In the order of the ids, so that two who hold the same files wait for each other and never in a circle.
+HOLD = f"SELECT id FROM files WHERE id = ANY(%(ids)s) AND {UNEXPIRED} ORDER BY id FOR KEY SHARE"  # noqa: S608
+
+LIST_EXPIRED = "SELECT id FROM files WHERE expires_at <= now() ORDER BY expires_at"
+
+DELETE_EXPIRED = "DELETE FROM files WHERE id = %(id)s AND expires_at <= now() RETURNING id"
 
 DELETE = f"DELETE FROM files WHERE id = %(id)s AND {UNEXPIRED} RETURNING id"  # noqa: S608
 
@@ -102,8 +108,19 @@ async def delete(connection: Connection, id: str) -> bool:
     return await (await connection.execute(DELETE, {"id": id})).fetchone() is not None
 
 
-async def delete_expired(connection: Connection) -> list[str]:
-    return [row["id"] for row in await (await connection.execute(DELETE_EXPIRED)).fetchall()]
+async def hold(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Keep files from being deleted until the transaction ends; the answer is which of them there are."""
+    rows = await (await connection.execute(HOLD, {"ids": list(ids)})).fetchall()
+    return {row["id"] for row in rows}
+
+
+async def list_expired(connection: Connection) -> list[str]:
+    return [row["id"] for row in await (await connection.execute(LIST_EXPIRED)).fetchall()]
+
+
+async def delete_expired(connection: Connection, id: str) -> bool:
+    """Delete a file if it has expired."""
+    return await (await connection.execute(DELETE_EXPIRED, {"id": id})).fetchone() is not None
 
 
 def _file(row: dict[str, Any]) -> FileObject:

@@ -1,12 +1,13 @@
 """The table `vector_stores`. Its rows leave as OpenAI's objects: the SELECT list is the wire."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, cast
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from api.schemas import VectorStore
+from api.schemas import FILE_STATUSES, FileStatus, VectorStore
 from api.tables import keyset
 from api.tables.database import Connection
 from api.tables.keyset import Position
@@ -89,10 +90,27 @@ RETURNING id
 UNCOUNT_CHUNK = """
 UPDATE vector_stores SET
     file_counts = file_counts || jsonb_build_object(
-        'completed', greatest((file_counts ->> 'completed')::bigint - %(files)s, 0),
-        'total', greatest((file_counts ->> 'total')::bigint - %(files)s, 0)),
+        'completed', greatest((file_counts ->> 'completed')::bigint - 1, 0),
+        'total', greatest((file_counts ->> 'total')::bigint - 1, 0)),
     usage_bytes = greatest(usage_bytes - %(usage_bytes)s, 0)
 WHERE id = %(id)s
+"""
+
+# Files move from one count to another. The first vector decides the dimension, as above.
+COUNT_FILES = """
+UPDATE vector_stores SET
+    file_counts = jsonb_build_object(
+        'in_progress', (file_counts ->> 'in_progress')::bigint + %(in_progress)s,
+        'completed', (file_counts ->> 'completed')::bigint + %(completed)s,
+        'failed', (file_counts ->> 'failed')::bigint + %(failed)s,
+        'cancelled', (file_counts ->> 'cancelled')::bigint + %(cancelled)s,
+        'total', (file_counts ->> 'total')::bigint
+            + %(in_progress)s + %(completed)s + %(failed)s + %(cancelled)s),
+    usage_bytes = usage_bytes + %(usage_bytes)s,
+    embedding_dimension = coalesce(embedding_dimension, %(dimension)s)
+WHERE id = %(id)s
+  AND (%(dimension)s::integer IS NULL OR coalesce(embedding_dimension, %(dimension)s) = %(dimension)s)
+RETURNING id
 """
 
 # A search does not wait for a writer, who moves the time as well.
@@ -105,9 +123,10 @@ WHERE id = (SELECT id FROM vector_stores WHERE id = %(id)s FOR NO KEY UPDATE SKI
 
 LIST_EXPIRED = "SELECT id FROM vector_stores WHERE expires_at <= now() AND status <> 'expired' ORDER BY expires_at"
 
-# Asked again for the time: the store may have been used since it was listed.
+# Asked again for the time: the store may have been used since it was listed. It is locked as for a deletion, so that
+# whoever holds it comes to an end first.
 LOCK_EXPIRED = """
-SELECT id FROM vector_stores WHERE id = %(id)s AND expires_at <= now() AND status <> 'expired' FOR NO KEY UPDATE
+SELECT id FROM vector_stores WHERE id = %(id)s AND expires_at <= now() AND status <> 'expired' FOR UPDATE
 """
 
 SET_EXPIRED = """
@@ -198,8 +217,17 @@ async def count_chunks(connection: Connection, id: str, *, files: int, usage_byt
     return await (await connection.execute(COUNT_CHUNKS, params)).fetchone() is not None
 
 
-async def uncount_chunk(connection: Connection, id: str, *, files: int, usage_bytes: int) -> None:
-    await connection.execute(UNCOUNT_CHUNK, {"id": id, "files": files, "usage_bytes": usage_bytes})
+async def uncount_chunk(connection: Connection, id: str, *, usage_bytes: int) -> None:
+    await connection.execute(UNCOUNT_CHUNK, {"id": id, "usage_bytes": usage_bytes})
+
+
+async def count_files(
+    connection: Connection, id: str, changes: Mapping[FileStatus, int], *, usage_bytes: int, dimension: int | None
+) -> bool:
+    """Add to the counters of files by their status. False: the store is gone, or has vectors of another dimension."""
+    counts = {status: changes.get(status, 0) for status in FILE_STATUSES}
+    params = {**counts, "id": id, "usage_bytes": usage_bytes, "dimension": dimension}
+    return await (await connection.execute(COUNT_FILES, params)).fetchone() is not None
 
 
 async def touch(connection: Connection, id: str) -> None:

@@ -21,6 +21,16 @@ ROUTES = [
     ("GET", "/v1/vector_stores/vs_1/embeddings"),
     ("GET", "/v1/vector_stores/vs_1/embeddings/emb_1"),
     ("DELETE", "/v1/vector_stores/vs_1/embeddings/emb_1"),
+    ("POST", "/v1/vector_stores/vs_1/files"),
+    ("GET", "/v1/vector_stores/vs_1/files"),
+    ("GET", "/v1/vector_stores/vs_1/files/file-1"),
+    ("POST", "/v1/vector_stores/vs_1/files/file-1"),
+    ("DELETE", "/v1/vector_stores/vs_1/files/file-1"),
+    ("GET", "/v1/vector_stores/vs_1/files/file-1/content"),
+    ("POST", "/v1/vector_stores/vs_1/file_batches"),
+    ("GET", "/v1/vector_stores/vs_1/file_batches/vsfb_1"),
+    ("POST", "/v1/vector_stores/vs_1/file_batches/vsfb_1/cancel"),
+    ("GET", "/v1/vector_stores/vs_1/file_batches/vsfb_1/files"),
     ("POST", "/v1/files"),
     ("GET", "/v1/files"),
     ("GET", "/v1/files/file-1"),
@@ -57,6 +67,7 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
             path.replace("vs_1", "{vector_store_id}")
             .replace("emb_1", "{embedding_id}")
             .replace("file-1", "{file_id}")
+            .replace("vsfb_1", "{batch_id}")
             .replace("upload_1", "{upload_id}"),
         )
         for method, path in ROUTES

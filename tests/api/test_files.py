@@ -524,11 +524,3 @@ async def test_expired_files_are_swept_with_their_bytes(
     assert await resources.blobs.size(expired.id) is None
     assert await resources.blobs.size(kept.id) == 4
     await resources.close()
-
-
-async def test_a_store_says_that_it_takes_no_files_yet(openai: AsyncOpenAI) -> None:
-    file = await openai.files.create(file=("a.txt", b"text"), purpose="assistants")
-
-    with pytest.raises(BadRequestError, match="does not put files into vector stores yet"):
-        await openai.vector_stores.create(file_ids=[file.id])
-    assert (await openai.vector_stores.list()).data == []

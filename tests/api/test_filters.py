@@ -1,6 +1,8 @@
 """Filters: every operator, each held against a plain Python evaluation."""
 
+import json
 import math
+import re
 from typing import Any
 
 import httpx
@@ -22,6 +24,9 @@ METADATA: list[dict[str, Any] | None] = [
     {"lang": ["en"], "year": None, "odd key": {"lang": "en"}},
     {"lang": 'it\'s "quoted" \\ %s', "year": 2024.0},
     {"Lang": "en", "price": 10**12},
+    {"lang": "1", "year": "2023.5", "price": "-3.0"},
+    {"lang": "2024 A.D.", "year": "02024", "price": "1e-09"},
+    {"lang": "1e999999", "year": "1e3", "price": "-" * 3, "open": "1"},
 ]
 KEYS = ["lang", "year", "open", "price", "Lang", "odd key", "absent"]
 VALUES = ["en", "de", "", "2024", 2024, 2023.5, 0, 1, -3, 1e-9, True, False, 'it\'s "quoted" \\ %s']
@@ -39,8 +44,14 @@ def kind(value: Any) -> str:
             return "other"
 
 
-def equals(left: Any, right: Any) -> bool:
-    return kind(left) == kind(right) != "other" and left == right
+def equals(there: Any, value: Any) -> bool:
+    if kind(there) == "string" and kind(value) == "number":
+        return there in {str(value), json.dumps(value), f"{value}.0", f"{value:g}", f"{value:g}".replace("e-0", "e-")}
+    return kind(there) == kind(value) != "other" and there == value
+
+
+def as_number(text: str) -> float:
+    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d{1,3})?", text) else math.nan
 
 
 def holds(filter: dict[str, Any], metadata: dict[str, Any] | None) -> bool:
@@ -49,6 +60,8 @@ def holds(filter: dict[str, Any], metadata: dict[str, Any] | None) -> bool:
         return (all if filter["type"] == "and" else any)(holds(part, metadata) for part in filter["filters"])
     there = (metadata or {}).get(filter["key"], math.nan)  # equal to nothing, before and behind nothing
     value = filter["value"]
+    if kind(value) == "number" and kind(there) == "string" and filter["type"] in ("gt", "gte", "lt", "lte"):
+        there = as_number(there)
     is_ordered = kind(there) == kind(value)
     return {
         "eq": lambda: equals(there, value),

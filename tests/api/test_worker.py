@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,12 +13,11 @@ import psycopg
 import pytest
 from openai import AsyncOpenAI
 
-from api.resources import Resources
 from api.services import expiry
 from api.tables import migrations
 from api.up.embedded_postgres import EmbeddedPostgres
-from tests.conftest import make_settings
 from tests.fake_embedder import FakeEmbedder
+from tests.working import opened, worker_process
 
 SECONDS = 30
 
@@ -35,14 +33,6 @@ async def filled_store(openai: AsyncOpenAI, http: httpx.AsyncClient) -> str:
     store = await openai.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
     await http.post(f"/v1/vector_stores/{store.id}/embeddings", json={"content": "text"})
     return store.id
-
-
-@asynccontextmanager
-async def resources(settings: dict[str, Any]) -> AsyncGenerator[Resources]:
-    opened = Resources.of(make_settings(**settings))
-    await opened.database.open()
-    yield opened
-    await opened.close()
 
 
 async def test_an_expired_store_refuses_work_but_can_be_looked_at(
@@ -65,8 +55,8 @@ async def test_a_sweep_empties_what_has_expired_and_nothing_else(
     kept, expired = await filled_store(openai, http), await filled_store(openai, http)
     await expire(database, expired)
 
-    async with resources(settings) as opened:
-        first, second = await expiry.sweep(opened), await expiry.sweep(opened)
+    async with opened(settings) as resources:
+        first, second = await expiry.sweep(resources), await expiry.sweep(resources)
 
     assert (first, second) == ([expired], [])
     assert (await http.get(f"/v1/vector_stores/{expired}/embeddings")).json()["data"] == []
@@ -86,8 +76,8 @@ async def test_a_store_that_expires_while_a_text_is_embedded_takes_it_no_more(
             await asyncio.sleep(0.01)
     await expire(database, store)
 
-    async with resources(settings) as opened:
-        await expiry.sweep(opened)
+    async with opened(settings) as resources:
+        await expiry.sweep(resources)
 
     assert (await insertion).status_code == 400
     assert (await http.get(f"/v1/vector_stores/{store}/embeddings")).json()["data"] == []
@@ -99,8 +89,8 @@ async def test_an_expired_store_is_revived_by_modifying_its_expiry(
 ) -> None:
     store = await filled_store(openai, http)
     await expire(database, store)
-    async with resources(settings) as opened:
-        await expiry.sweep(opened)
+    async with opened(settings) as resources:
+        await expiry.sweep(resources)
 
     revived = await openai.vector_stores.update(store, expires_after=expires_after)
 
@@ -123,17 +113,11 @@ async def test_a_worker_process_sweeps_and_stops_when_asked(
 
 @asynccontextmanager
 async def working(database: str, directory: Path) -> AsyncGenerator[Process]:
-    """A worker that has said that it works; at the end it is asked to stop, and must, with status 0."""
-    log = directory / "worker.log"
-    with log.open("wb") as output:
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "api.cli", "worker"), env={"DATABASE_URL": database, "PATH": ""}, stderr=output
-        )
-        async with asyncio.timeout(SECONDS):
-            while "worker_started" not in log.read_text():  # noqa: ASYNC110  # it writes
-                await asyncio.sleep(0.05)
+    """A worker; at the end it is asked to stop, and must, with status 0."""
+    async with worker_process({"DATABASE_URL": database}, directory) as worker:
         yield worker
         worker.send_signal(signal.SIGTERM)
+        log = directory / "worker.log"
         assert await asyncio.wait_for(worker.wait(), SECONDS) == 0, log.read_text()
 
 

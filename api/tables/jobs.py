@@ -1,0 +1,59 @@
+"""Jobs of ingestion in procrastinate's queue, put there through its SQL functions within our own transactions.
+
+Turns keep the queue fair: a store's first waiting file is served in the round that comes next and each further one
+a round later, so that a store with thousands of files delays nobody else's (start-time fair queueing: Goyal, Vin and
+Cheng, 1996). A job's priority is its turn, negated; sweeps have priority 0 and go first.
+"""
+
+from collections.abc import Sequence
+
+from api.tables.database import Connection
+
+QUEUE = "ingestion"
+TASK = "ingest_file"
+
+ENQUEUE = """
+SELECT procrastinate_defer_jobs_v1(array_agg(
+    ROW(%(queue)s, %(task)s, -turn, NULL, NULL,
+        jsonb_build_object('vector_store_id', vector_store_id, 'file_id', file_id),
+        NULL)::procrastinate_job_to_defer_v1
+    ORDER BY turn, file_id))
+FROM vector_store_files
+WHERE vector_store_id = %(vector_store_id)s AND file_id = ANY(%(file_ids)s)
+"""
+
+# A job that waits for another try has had its turn.
+CURRENT_TURN = """
+SELECT coalesce(-max(priority), 0) AS turn FROM procrastinate_jobs
+WHERE status = 'todo' AND queue_name = %(queue)s AND scheduled_at IS NULL
+"""
+
+# Somebody emptied the queue, or restored a dump without it.
+LIST_LOST = """
+SELECT vector_store_id, file_id FROM vector_store_files AS file
+WHERE status = 'in_progress'
+  AND NOT EXISTS (
+      SELECT FROM procrastinate_jobs AS job
+      WHERE job.status IN ('todo', 'doing') AND job.queue_name = %(queue)s
+        AND job.args ->> 'vector_store_id' = file.vector_store_id AND job.args ->> 'file_id' = file.file_id)
+ORDER BY vector_store_id, turn
+LIMIT 1000
+"""
+
+
+async def current_turn(connection: Connection) -> int:
+    row = await (await connection.execute(CURRENT_TURN, {"queue": QUEUE})).fetchone()
+    assert row is not None  # an aggregate always has one
+    return row["turn"]
+
+
+async def enqueue(connection: Connection, vector_store_id: str, file_ids: Sequence[str]) -> None:
+    """Have workers ingest files of a store, each in its turn."""
+    params = {"queue": QUEUE, "task": TASK, "vector_store_id": vector_store_id, "file_ids": list(file_ids)}
+    await connection.execute(ENQUEUE, params)
+
+
+async def list_lost(connection: Connection) -> list[tuple[str, str]]:
+    """Files that wait without a job, as (store, file)."""
+    rows = await (await connection.execute(LIST_LOST, {"queue": QUEUE})).fetchall()
+    return [(row["vector_store_id"], row["file_id"]) for row in rows]
