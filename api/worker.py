@@ -10,7 +10,7 @@ from procrastinate import exceptions
 
 from api.errors import ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
-from api.services import expiry, files
+from api.services import expiry, files, idempotency
 from api.settings import Settings
 from api.tables import queue
 
@@ -42,6 +42,12 @@ def create_queue(resources: Resources) -> procrastinate.App:
     async def sweep_blobs(timestamp: int) -> None:
         if count := await files.sweep_blobs(resources):
             log.info("blobs_without_a_row_deleted", count=count)
+
+    @app.periodic(cron="37 * * * *")
+    @app.task(name="purge_idempotency_keys", queueing_lock="purge_idempotency_keys", pass_context=False)
+    async def purge_idempotency_keys(timestamp: int) -> None:
+        if count := await idempotency.purge(resources):
+            log.info("idempotency_keys_purged", count=count)
 
     return app
 
