@@ -119,7 +119,7 @@ def _keys(scope: Scope) -> list[bytes]:
 
 
 def _read_key(keys: list[bytes]) -> str:
-    key = keys[0].decode("latin-1")
+    key = keys[0].decode("latin-1").strip(" \t")  # which are no part of a header's value
     if len(keys) > 1 or not (0 < len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
         raise InvalidRequest(
             f"Idempotency-Key must be one text of 1 to {MAX_KEY_LENGTH} printable ASCII characters, such as a UUID.",
@@ -130,8 +130,7 @@ def _read_key(keys: list[bytes]) -> str:
 
 
 def _caller(scope: Scope) -> bytes:
-    token = Headers(scope=scope).get("authorization", "").partition(" ")[2].strip()
-    return hashlib.sha256(token.encode()).digest()
+    return idempotency.caller_of(Headers(scope=scope).get("authorization", "").partition(" ")[2].strip())
 
 
 async def _collect(app: ASGIApp, scope: Scope, request: _Request) -> Response:

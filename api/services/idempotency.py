@@ -1,6 +1,7 @@
 """Idempotency keys: of the requests with one key, one is carried out, and its answer is that of them all for a day."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import ClassVar
@@ -28,6 +29,10 @@ class RequestUnderWay(ApiError):
     type = "invalid_request_error"
     default_code = "idempotency_key_in_use"
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1", "x-should-retry": "true"}
+
+
+def caller_of(api_key: str) -> bytes:
+    return hashlib.sha256(api_key.encode()).digest()
 
 
 def is_final(status: int) -> bool:
