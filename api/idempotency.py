@@ -79,7 +79,8 @@ class _Request:
         boundary = options.get(b"boundary", b"") if kind == b"multipart/form-data" else b""
         self._delimiter = b"--" + boundary if boundary else b""
         self._held = b""  # what may be the beginning of a delimiter
-        self._hash = hashlib.sha256(b"%s?%s\n" % (scope["path"].encode(), scope["query_string"]))
+        # Twice as fast as SHA-256 where the processor has no instruction for that.
+        self._hash = hashlib.blake2b(b"%s?%s\n" % (scope["path"].encode(), scope["query_string"]), digest_size=32)
         self.size = 0
         self.is_complete = False
         self.is_disconnected = False

@@ -1,4 +1,8 @@
-"""Idempotency keys: of the requests with one key, one is carried out, and its answer is that of them all for a day."""
+"""Idempotency keys: of the requests with one key, one is carried out, and its answer is that of them all for a day.
+
+A key is claimed by a row with a lease. An advisory lock would end with its process at once, but needs a connection of
+its own for as long as the request takes, and PgBouncer hands that on to others between two transactions.
+"""
 
 import asyncio
 import hashlib

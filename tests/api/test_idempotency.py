@@ -324,6 +324,29 @@ async def test_what_nobody_foresaw_is_carried_out_again(http: httpx.AsyncClient,
     assert await names(http) == ["a"]
 
 
+async def test_without_its_database_a_request_is_not_carried_out(serve: Serve, settings: dict[str, Any]) -> None:
+    away = {"database_url": "postgresql://127.0.0.1:1/none", "database_timeout_seconds": 0.2}
+
+    async with serve(**settings | away) as client:
+        answer = await create(raw(client))
+
+    assert code(answer) == (503, "database_unavailable")
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
+    http: httpx.AsyncClient, store: str, embedder: FakeEmbedder, database: str
+) -> None:
+    embedder.delay_seconds = 0.5
+    first = asyncio.create_task(put(http, store))
+    await until_embedding(embedder)
+    await query(database, "ALTER TABLE idempotency_keys RENAME TO away")
+
+    assert (await first).status_code == 200
+    await query(database, "ALTER TABLE away RENAME TO idempotency_keys")
+    assert code(await put(http, store)) == (409, "idempotency_key_in_use")
+
+
 async def test_a_key_belongs_to_its_caller(serve: Serve, settings: dict[str, Any]) -> None:
     async with serve(**settings | {"server_api_key": None, "quiver_development": True}) as client:
         answers = [await create(raw(client), Authorization=f"Bearer {name}") for name in ("alice", "bob", "alice")]
