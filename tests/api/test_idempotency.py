@@ -355,6 +355,14 @@ async def test_a_key_belongs_to_its_caller(serve: Serve, settings: dict[str, Any
     assert answers[0].json()["id"] == answers[2].json()["id"] != answers[1].json()["id"]
 
 
+async def test_an_answer_outlives_the_lease(http: httpx.AsyncClient, database: str) -> None:
+    first = await create(http)
+    await let_the_lease_run_out(database)
+
+    assert (await create(http)).content == first.content
+    assert await names(http) == ["a"]
+
+
 async def test_after_a_day_a_key_is_new(http: httpx.AsyncClient, database: str) -> None:
     await create(http)
     await let_a_day_pass(database)
