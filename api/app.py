@@ -13,6 +13,7 @@ from api.access_log import AccessLog
 from api.answers import add_error_handlers
 from api.auth import PUBLIC_PATHS, RequireKey, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable
+from api.idempotency import Idempotency
 from api.resources import Resources
 from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
 from api.settings import Settings
@@ -73,7 +74,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("quiver"),
         lifespan=lifespan,
         redirect_slashes=False,
-        middleware=[Middleware(AccessLog), Middleware(RequireKey, key=key), Middleware(AnyBase)],
+        middleware=[
+            Middleware(AccessLog),
+            Middleware(RequireKey, key=key),
+            Middleware(AnyBase),
+            Middleware(Idempotency, resources=resources),
+        ],
     )
     app.state.resources = resources
     add_error_handlers(app)

@@ -12,7 +12,7 @@ from procrastinate.jobs import Job
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable
 from api.extraction import ExtractorFailed
 from api.resources import Resources
-from api.services import expiry, files, ingestion, vector_store_files
+from api.services import expiry, files, idempotency, ingestion, uploads, vector_store_files
 from api.settings import Settings
 from api.tables import jobs, queue
 
@@ -84,7 +84,18 @@ def _add_sweeps(app: procrastinate.App, resources: Resources) -> None:
     async def sweep_blobs(timestamp: int) -> None:
         if count := await files.sweep_blobs(resources):
             log.info("blobs_without_a_row_deleted", count=count)
+
+    @app.periodic(cron="17 * * * *")
+    @app.task(name="forget_what_is_over", queueing_lock="forget_what_is_over", pass_context=False)
+    async def forget_what_is_over(timestamp: int) -> None:
         await vector_store_files.forget_places(resources)
+        await uploads.forget_ended(resources)
+
+    @app.periodic(cron="37 * * * *")
+    @app.task(name="purge_idempotency_keys", queueing_lock="purge_idempotency_keys", pass_context=False)
+    async def purge_idempotency_keys(timestamp: int) -> None:
+        if count := await idempotency.purge(resources):
+            log.info("idempotency_keys_purged", count=count)
 
 
 async def run(settings: Settings) -> None:

@@ -120,6 +120,12 @@ def part_too_large() -> RequestTooLarge:
     return RequestTooLarge(f"A part has at most {MAX_PART_BYTES} bytes; send smaller ones.", param="data")
 
 
+async def forget_ended(resources: Resources) -> None:
+    """Forget uploads that ended more than a day ago; the sweep deletes bytes that they left."""
+    async with resources.database.connection(is_long=True) as connection:
+        await uploads.forget_ended(connection)
+
+
 def _check_parts(upload: Upload, request: CompleteUploadRequest, sizes: dict[str, int]) -> None:
     for part_id in request.part_ids:
         if part_id not in sizes:

@@ -102,3 +102,18 @@ class UploadParts:
     UPLOAD_ID: Final = "upload_id"
     BYTES: Final = "bytes"
     CREATED_AT: Final = "created_at"
+
+
+@final
+class IdempotencyKeys:
+    TABLE: Final = "idempotency_keys"
+    CALLER: Final = "caller"
+    KEY: Final = "key"
+    CLAIM: Final = "claim"
+    LEASE_EXPIRES_AT: Final = "lease_expires_at"
+    CREATED_AT: Final = "created_at"
+    FINGERPRINT: Final = "fingerprint"
+    REQUEST_BYTES: Final = "request_bytes"
+    STATUS: Final = "status"
+    HEADERS: Final = "headers"
+    BODY: Final = "body"

@@ -57,6 +57,12 @@ WHERE upload_parts.id = ANY(%(ids)s) AND {PENDING}
 
 DELETE_PARTS = "DELETE FROM upload_parts WHERE upload_id = %(upload_id)s RETURNING id"
 
+# An upload that is not pending any more has its answer for whoever asks again, for a day.
+FORGET_ENDED = """
+WITH ended AS (DELETE FROM uploads WHERE expires_at < now() - interval '1 day' RETURNING id)
+DELETE FROM upload_parts USING ended WHERE upload_id = ended.id
+"""
+
 
 async def insert(connection: Connection, *, id: str, created_at: datetime, values: dict[str, Any]) -> Upload:
     """Insert an upload.
@@ -75,7 +81,7 @@ async def find(connection: Connection, id: str) -> Upload | None:
 async def get_of_file(connection: Connection, id: str) -> tuple[str | None, int | None]:
     """The id of the file that an upload became, and the seconds that the file is to live."""
     row = await (await connection.execute(GET_OF_FILE, {"id": id})).fetchone()
-    assert row is not None  # uploads are never deleted
+    assert row is not None  # found just now, and not a day old
     return row["file_id"], row["expires_after_seconds"]
 
 
@@ -115,3 +121,8 @@ async def list_pending_parts(connection: Connection, ids: list[str]) -> set[str]
 async def delete_parts(connection: Connection, upload_id: str) -> list[str]:
     rows = await (await connection.execute(DELETE_PARTS, {"upload_id": upload_id})).fetchall()
     return [row["id"] for row in rows]
+
+
+async def forget_ended(connection: Connection) -> None:
+    """Delete uploads that expired, or would have, more than a day ago."""
+    await connection.execute(FORGET_ENDED)

@@ -5,8 +5,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from api.resources import Resources
 from api.services import files
 from tests.conftest import KEY, Serve, make_settings, raw
 from tests.servers import Server
+from tests.working import opened
 
 FILES = "/v1/files"
 BOUNDARY = "a-boundary"
@@ -50,14 +50,6 @@ def server(settings: dict[str, Any]) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
-
-
-@asynccontextmanager
-async def resources(settings: dict[str, Any]) -> AsyncGenerator[Resources]:
-    opened = Resources.of(make_settings(**settings))
-    await opened.database.open()
-    yield opened
-    await opened.close()
 
 
 async def upload(openai: AsyncOpenAI, name: str = "a.txt", content: bytes = b"hello") -> FileObject:
@@ -450,14 +442,14 @@ async def test_bytes_without_a_row_are_swept_after_an_hour(
     openai: AsyncOpenAI, settings: dict[str, Any], blobs: Path
 ) -> None:
     file = await upload(openai)
-    async with resources(settings) as opened:
+    async with opened(settings) as resources:
         for key in ("file-orphan", "file-young", "file-draft"):
-            await opened.blobs.write(key, aiter_of(b"x"))
+            await resources.blobs.write(key, aiter_of(b"x"))
         (blobs / "ft" / "file-draft").rename(blobs / "ft" / "file-draft.draft")
         for name in (file.id, "file-orphan", "file-draft.draft"):
             os.utime(find(blobs, name), (0, time.time() - files.SWEEP_AFTER_SECONDS - 1))
 
-        assert await files.sweep_blobs(opened) == 2
+        assert await files.sweep_blobs(resources) == 2
 
     assert kept(blobs) == sorted([file.id, "file-young"])
 
@@ -468,8 +460,8 @@ async def aiter_of(*chunks: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_a_sweep_of_nothing_finds_nothing(settings: dict[str, Any]) -> None:
-    async with resources(settings) as opened:
-        assert await files.sweep_blobs(opened) == 0
+    async with opened(settings) as resources:
+        assert await files.sweep_blobs(resources) == 0
 
 
 async def test_without_its_row_an_upload_fails_and_its_bytes_wait_for_the_sweep(
@@ -503,10 +495,10 @@ async def test_bytes_are_for_the_owner_only(openai: AsyncOpenAI, blobs: Path) ->
 
 
 async def test_a_key_cannot_lead_out_of_the_directory(settings: dict[str, Any]) -> None:
-    async with resources(settings) as opened:
+    async with opened(settings) as resources:
         for key in ("../x", "a/b", "", "..", ".hidden", "a.draft"):
             with pytest.raises(ValueError, match="no key of a blob"):
-                await opened.blobs.size(key)
+                await resources.blobs.size(key)
 
 
 async def test_expired_files_are_swept_with_their_bytes(

@@ -4,8 +4,6 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError
 from openai.types import Upload
 
-from api.resources import Resources
 from api.services import files, uploads
-from tests.conftest import make_settings
+from tests.working import opened
 
 CONTENT = b"first, second"
 
@@ -25,14 +22,6 @@ CONTENT = b"first, second"
 @pytest.fixture
 def blobs(settings: dict[str, Any]) -> Path:
     return settings["files_dir"]
-
-
-@asynccontextmanager
-async def resources(settings: dict[str, Any]) -> AsyncGenerator[Resources]:
-    opened = Resources.of(make_settings(**settings))
-    await opened.database.open()
-    yield opened
-    await opened.close()
 
 
 async def create(openai: AsyncOpenAI, size: int = len(CONTENT)) -> Upload:
@@ -200,8 +189,8 @@ async def test_an_expired_upload_takes_nothing_and_its_parts_are_swept(
 
     with pytest.raises(BadRequestError, match="is expired"):
         await add(openai, expired, b"second")
-    async with resources(settings) as opened:
-        assert await files.sweep_blobs(opened) == 1
+    async with opened(settings) as resources:
+        assert await files.sweep_blobs(resources) == 1
 
     assert [path.name for path in kept(blobs)] == [waiting]
 
@@ -255,3 +244,19 @@ async def test_an_upload_that_is_not_there_is_not_found(
     answer = await http.post(f"/v1/uploads/upload_1{path}", **content)
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (404, "upload_id")
+
+
+async def test_an_upload_that_ended_long_ago_is_forgotten(
+    openai: AsyncOpenAI, settings: dict[str, Any], database: str
+) -> None:
+    old = await openai.uploads.create(filename="a.txt", purpose="assistants", bytes=4, mime_type="text/plain")
+    new = await openai.uploads.create(filename="b.txt", purpose="assistants", bytes=4, mime_type="text/plain")
+    await openai.uploads.parts.create(old.id, data=b"text")
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("UPDATE uploads SET expires_at = now() - interval '2 days' WHERE id = %s", (old.id,))
+        async with opened(settings) as resources:
+            await uploads.forget_ended(resources)
+        left = await (await connection.execute("SELECT id FROM uploads")).fetchall()
+        parts = await (await connection.execute("SELECT id FROM upload_parts")).fetchall()
+
+    assert (left, parts) == ([(new.id,)], [])
