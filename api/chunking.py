@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from api.text_window import Window
+from api.text_window import CJK, Break, Window
 from api.tokenizers import Tokenizer
 
 Kind = Literal["text", "markdown", "html", "code"]
@@ -18,41 +18,45 @@ CHARACTERS_PER_TOKEN = 64  # more than any language has; ends a chunk of blanks,
 
 _SEARCHED = 0.3  # of a chunk: so much shorter than asked it may be, to end where a paragraph does
 _OVERLAP_SEARCHED = 0.25  # of an overlap, likewise
-_LOOKAHEAD = 512  # characters behind a cut that the patterns may look at
+_LOOKAHEAD = 512  # characters behind a cut that are looked at, at most
 _LONGEST_INDENT = 64
 _LONGEST_HEADING = 400
 
-# Scripts written without spaces, and what must not begin or end a line in them.
-_CJK = r"\u2e80-\u312f\u31a0-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff"
-_NOT_FIRST = r"\u3001\u3002\uff0c\uff0e\u30fb\uff1a\uff1b\uff1f\uff01\u309b\u309c\u30fc\u3005\u300d\u300f\u3011\uff09" + (
-    r"\u3015\u3009\u300b\u2019\u201d\u2026\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef" + r",.;:!?)\]}\"'"
+# What must not begin or end a line in the scripts without spaces.
+_NOT_FIRST = (
+    r"\u3001\u3002\uff0c\uff0e\u30fb\uff1a\uff1b\uff1f\uff01\u309b\u309c\u30fc\u3005\u300d\u300f\u3011\uff09"
+    + (r"\u3015\u3009\u300b\u2019\u201d\u2026\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef" + r",.;:!?)\]}\"'")
 )
 _NOT_LAST = r"\u300c\u300e\uff08\u3010\u300a\u3008\u3014\u2018\u201c(\[{\"'"
 
-# Where a chunk may end: at the end of each match.
-_WORD = re.compile(
+# Where a chunk may end.
+_WORD = Break(
     rf"(?<=\S)(?=\s)"
-    rf"|(?<=[{_CJK}])(?<![{_NOT_LAST}])(?=[^\s{_NOT_FIRST}])"
-    rf"|(?<=[^\s{_NOT_LAST}])(?![{_NOT_FIRST}])(?=[{_CJK}])"
+    rf"|(?<=[{CJK}])(?<![{_NOT_LAST}])(?=[^\s{_NOT_FIRST}])"
+    rf"|(?<=[^\s{_NOT_LAST}])(?![{_NOT_FIRST}])(?=[{CJK}])",
+    lookahead=1,
 )
-_SENTENCE = re.compile(
-    r"[.!?\u2026][\"'\u201d\u2019)\]]{0,3}(?=\s{1,64}[^\sa-z])|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09]{0,3}"
+_SENTENCE = Break(
+    r"[.!?\u2026][\"'\u201d\u2019)\]]{0,3}(?=\s{1,32}[^\sa-z])|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09]{0,3}",
+    lookahead=32,
 )
-_LINE = re.compile(r"(?=\n)")
-_PARAGRAPH = re.compile(r"(?=\n[^\S\n]{0,64}\n)")
-_HEADING = re.compile(r"(?=\n {0,3}#{1,6}[ \t]|\n\S[^\n]{0,200}\n(?:={2,}|-{2,})[^\S\n]{0,64}\n)")
+_LINE = Break(r"(?=\n)", lookahead=1)
+_PARAGRAPH = Break(r"(?=\n[^\S\n]{0,64}\n)", lookahead=66)
+_HEADING = Break(
+    r"(?=\n {0,3}#{1,6}[ \t]|\n\S[^\n]{0,200}\n(?:={2,200}|-{2,200})[^\S\n]{0,64}\n)", lookahead=_LOOKAHEAD
+)
 _DEFINITION_LINE = (
     r"[^\S\n]{0,64}(?:@\w|(?:(?:abstract|async|const|default|export|final|inline|internal|open|override|private"
     r"|protected|pub|public|sealed|static|unsafe|virtual)\s{1,8}){0,4}"
     r"(?:class|def|defp|enum|fn|fun|func|function|impl|interface|mod|module|namespace|proc|sub|struct|trait|type)\b)"
 )
 _BLANK_LINES = r"\n[^\S\n]{0,64}\n(?:[^\S\n]{0,64}\n){0,8}"
-_OUTER_CODE = re.compile(rf"(?={_BLANK_LINES}[^\s)\]}}])")
-_DEFINITION_BEHIND_BLANK = re.compile(rf"(?={_BLANK_LINES}{_DEFINITION_LINE})")
-_DEFINITION = re.compile(rf"(?=\n{_DEFINITION_LINE})")
+_OUTER_CODE = Break(rf"(?={_BLANK_LINES}[^\s)\]}}])", lookahead=128)
+_DEFINITION_BEHIND_BLANK = Break(rf"(?={_BLANK_LINES}{_DEFINITION_LINE})", lookahead=256)
+_DEFINITION = Break(rf"(?=\n{_DEFINITION_LINE})", lookahead=128)
 
 _PROSE = (_PARAGRAPH, _SENTENCE, _LINE)
-_BREAKS: dict[Kind, tuple[re.Pattern[str], ...]] = {  # the best first
+_BREAKS: dict[Kind, tuple[Break, ...]] = {  # the best first
     "text": _PROSE,
     "markdown": (_HEADING, *_PROSE),
     "html": (_HEADING, *_PROSE),  # its text was extracted with headings as Markdown has them
@@ -102,11 +106,12 @@ class _Splitter:
     def chunks(self) -> Iterator[Chunk]:
         window = self._window
         index = 0
+        is_inside_word = False  # whether the text is cut inside a word at `unread`, which is too long for a chunk then
         unread = window.find_text(0)
         start = self._indentation(unread, floor=0)
         while unread is not None and start is not None:
-            cut, is_inside_word = self._find_end(start, unread)
-            if cut is None:  # what stands before it leaves no room for another word
+            cut, is_inside_word = self._find_end(start, unread, is_inside_word=is_inside_word)
+            if cut is None:  # what it repeats leaves no room for another word
                 start = unread
                 continue
             text = window.slice(start, cut).rstrip()
@@ -127,38 +132,36 @@ class _Splitter:
         line = self._window.line_start(first, floor=max(floor, first - _LONGEST_INDENT))
         return first if line is None else line
 
-    def _find_end(self, start: int, unread: int) -> tuple[int | None, bool]:
+    def _find_end(self, start: int, unread: int, *, is_inside_word: bool) -> tuple[int | None, bool]:
         """Find where the chunk that begins at `start` ends, beyond `unread`, and whether that is inside a word."""
         window = self._window
         budget: float = self._max_tokens
         while True:
             limit = window.position_behind(start, budget, most=self._most_characters)
             window.reach(limit + _LOOKAHEAD)
-            limit = min(limit, window.end)
             cut = limit if limit == window.end else self._best_break(start, unread, limit)
-            is_inside_word = False
+            is_inside = cut is None
             if cut is None:
-                if start < unread:
+                if start < unread and not is_inside_word:
                     return None, False
-                cut = self._whole_word(start, limit)
+                cut = self._whole_word(start, limit) if start == unread else None
                 if cut is not None:
                     return cut, False
-                cut, is_inside_word = self._whole_character(limit, start), True
+                cut = self._whole_character(limit, start)
             count = window.count(start, cut)
             if count <= self._max_tokens or cut <= start + 1:
-                return (cut, is_inside_word) if cut > unread else (None, False)
-            estimate = window.estimate(start, cut)
-            budget = min(0.95 * budget, 0.98 * self._max_tokens * estimate / count)
+                return (cut, is_inside) if cut > unread else (None, is_inside_word)
+            budget = min(0.95 * budget, 0.98 * self._max_tokens * window.estimate(start, cut) / count)
 
     def _best_break(self, start: int, unread: int, limit: int) -> int | None:
         window = self._window
         near = window.position_behind(start, (1 - _SEARCHED) * window.estimate(start, limit), most=limit - start)
         near = max(near, unread)
-        for pattern in _BREAKS[self._kind]:
-            cut = window.last(pattern, near, limit, lookahead=_LOOKAHEAD)
+        for place in _BREAKS[self._kind]:
+            cut = window.last(place, near, limit)
             if cut is not None:
                 return self._leave_leading_lines(cut, unread if self._kind != "code" else near)
-        cut = window.last(_WORD, unread, limit, lookahead=_LOOKAHEAD)
+        cut = window.last(_WORD, unread, limit)
         return cut if cut is None else self._leave_leading_lines(cut, unread)
 
     def _leave_leading_lines(self, cut: int, floor: int) -> int:
@@ -184,7 +187,7 @@ class _Splitter:
         farthest = window.position_behind(start, 1.25 * self._max_tokens + 2, most=self._most_characters)
         window.reach(farthest + _LOOKAHEAD)
         farthest = min(farthest, window.end)
-        end = window.first(_WORD, limit, farthest, lookahead=_LOOKAHEAD)
+        end = window.first(_WORD, limit, farthest)
         return end if end is not None and window.count(start, end) <= self._max_tokens else None
 
     def _whole_character(self, position: int, start: int) -> int:
@@ -216,8 +219,8 @@ class _Splitter:
 
     def _best_begin(self, lowest: int, end: int) -> int | None:
         near = lowest + int(_OVERLAP_SEARCHED * (end - lowest))
-        for pattern, highest in (*((pattern, near) for pattern in _BREAKS[self._kind]), (_WORD, end - 1)):
-            found = self._window.first(pattern, lowest - 1, highest, lookahead=_LOOKAHEAD)
+        for place, highest in (*((place, near) for place in _BREAKS[self._kind]), (_WORD, end - 1)):
+            found = self._window.first(place, lowest - 1, highest)
             begin = None if found is None else self._indentation(self._window.find_text(found), floor=found)
             if begin is not None and lowest <= begin <= max(near, highest):
                 return begin
@@ -226,7 +229,7 @@ class _Splitter:
 
 def _continues(pair: str) -> bool:
     """Whether the second of two characters is drawn with the first."""
-    return len(pair) == 2 and (  # noqa: PLR2004  # two characters
+    return len(pair) == 2 and (
         unicodedata.category(pair[1]).startswith("M")
         or pair[1] in "\u200d\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
         or pair[0] == "\u200d"

@@ -1,4 +1,4 @@
-"""The part of a long text that is being looked at, and how many tokens about it has. Positions are of the whole text."""
+"""The part of a long text that is being looked at, and about how many tokens it has. Positions are the whole text's."""
 
 import re
 from bisect import bisect_left, bisect_right
@@ -7,10 +7,29 @@ from itertools import accumulate
 
 from api.tokenizers import Tokenizer, WordCounts
 
+# Chinese and Japanese, of which each character is a word to us: they are written without spaces.
+CJK = r"\u2e80-\u2fff\u3001-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff"
+
 _BLOCK_CHARACTERS = 32_768  # read at once, however small the pieces are
 # A word with the blanks before it, as tokenizers take them; long ones in parts, so that the window is bounded.
-_WORD = re.compile(r"\s{0,32}\S{1,4096}|\s{1,32}")
+_WORD = re.compile(rf"\s{{0,32}}(?:[{CJK}]{{1,128}}|[^\s{CJK}]{{1,4096}})|\s{{1,32}}")
 _TEXT = re.compile(r"\S")
+
+
+class Break:
+    """Where a text may be cut: at the end of each match of a pattern, which may look some characters further."""
+
+    def __init__(self, pattern: str, *, lookahead: int) -> None:
+        self._pattern = re.compile(pattern)
+        self._lookahead = lookahead  # what does not match by then does not: searches end soon, and windows are bounded
+
+    def ends(self, text: str, low: int, high: int) -> Iterator[int]:
+        """The ends of the matches that end behind `low` and not behind `high`."""
+        for match in self._pattern.finditer(text, low, high + self._lookahead):
+            if match.end() > high:
+                return
+            if match.end() > low:
+                yield match.end()
 
 
 class Window:
@@ -91,29 +110,19 @@ class Window:
         found = self._text.rfind("\n", max(floor - 1 - self._start, 0), position - self._start)
         return self._start + found + 1 if found >= 0 else None
 
-    def first(self, pattern: re.Pattern[str], low: int, high: int, *, lookahead: int) -> int | None:
-        """The end of the first match that ends behind `low` and not behind `high`."""
-        base = self._start
-        for match in pattern.finditer(self._text, max(low - base, 0), high + lookahead - base):
-            if match.end() + base > high:
-                return None
-            if match.end() + base > low:
-                return match.end() + base
-        return None
+    def first(self, place: Break, low: int, high: int) -> int | None:
+        """The first place behind `low` and not behind `high`."""
+        found = next(place.ends(self._text, max(low - self._start, 0), high - self._start), None)
+        return None if found is None else self._start + found
 
-    def last(self, pattern: re.Pattern[str], low: int, high: int, *, lookahead: int) -> int | None:
-        """The end of the last match that ends behind `low` and not behind `high`."""
-        base, reach_back = self._start, 128
+    def last(self, place: Break, low: int, high: int) -> int | None:
+        """The last place behind `low` and not behind `high`."""
+        reach_back = 128
         while True:
             begin = max(low, high - reach_back)
-            found = None
-            for match in pattern.finditer(self._text, begin - base, high + lookahead - base):
-                if match.end() + base > high:
-                    break
-                if match.end() + base > low:
-                    found = match.end() + base
+            found = max(place.ends(self._text, begin - self._start, high - self._start), default=None)
             if found is not None or begin <= low:
-                return found
+                return None if found is None else self._start + found
             reach_back *= 4
 
     def _tokens_before(self, position: int) -> float:
