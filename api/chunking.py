@@ -36,6 +36,7 @@ _WORD = Break(
     rf"|(?<=[^\s{_NOT_LAST}])(?![{_NOT_FIRST}])(?=[{CJK}])",
     lookahead=1,
 )
+_WORD_AT_WORST = Break(rf"(?<=\S)(?=\s)|(?<=[{CJK}])(?=\S)|(?<=\S)(?=[{CJK}])", lookahead=1)
 _SENTENCE = Break(
     r"[.!?\u2026][\"'\u201d\u2019)\]]{0,3}(?=\s{1,32}[^\sa-z])|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09]{0,3}",
     lookahead=32,
@@ -161,7 +162,7 @@ class _Splitter:
             cut = window.last(place, near, limit)
             if cut is not None:
                 return self._leave_leading_lines(cut, unread if self._kind != "code" else near)
-        cut = window.last(_WORD, unread, limit)
+        cut = window.last(_WORD, unread, limit) or window.last(_WORD_AT_WORST, unread, limit)
         return cut if cut is None else self._leave_leading_lines(cut, unread)
 
     def _leave_leading_lines(self, cut: int, floor: int) -> int:
@@ -187,7 +188,9 @@ class _Splitter:
         farthest = window.position_behind(start, 1.25 * self._max_tokens + 2, most=self._most_characters)
         window.reach(farthest + _LOOKAHEAD)
         farthest = min(farthest, window.end)
-        end = window.first(_WORD, limit, farthest)
+        end = window.first(_WORD_AT_WORST, limit, farthest)
+        if end is None and farthest == window.end:
+            end = farthest
         return end if end is not None and window.count(start, end) <= self._max_tokens else None
 
     def _whole_character(self, position: int, start: int) -> int:

@@ -135,6 +135,8 @@ class TestEveryText:
 
     @settings(max_examples=40, deadline=None)
     @given(text=texts, kind=kinds, size=sizes)
+    @example(text="  <|endoftext|>\uff0c", kind="text", size=(8, 0))
+    @example(text="\ra<|endoftext|>", kind="text", size=(8, 0))
     def test_a_chunk_begins_inside_a_word_only_if_the_word_is_too_long(
         self, tokenizer: Tokenizer, text: str, kind: Kind, size: tuple[int, int]
     ) -> None:
