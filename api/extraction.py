@@ -14,9 +14,19 @@ from typing import Final, TypedDict
 
 import orjson
 
-from api.extractors.errors import Code, ExtractionError, ExtractorFailed, FileTooHeavy, InvalidFile, UnsupportedFile
+from api.extractors import encodings, formats
+from api.extractors.errors import (
+    BLANK,
+    Code,
+    ExtractionError,
+    ExtractorFailed,
+    FileTooHeavy,
+    InvalidFile,
+    UnsupportedFile,
+)
 from api.extractors.formats import Kind
 from api.extractors.limits import Limits
+from api.extractors.text_file import TextFile
 
 __all__ = [
     "Code",
@@ -32,6 +42,7 @@ __all__ = [
 ]
 
 ANSWER_BYTES = 16 * 1024  # of output that are kept; the answer is its last line
+MAX_PLAIN_BYTES = 1024 * 1024  # read here, in 2 ms; more goes to a process, like everything that has to be parsed
 READ_BYTES = 64 * 1024
 ROOT = Path(__file__).resolve().parent.parent
 REFUSALS: Final = {error.__name__: error for error in (UnsupportedFile, InvalidFile, FileTooHeavy)}
@@ -56,7 +67,7 @@ class _Answer(TypedDict, total=False):
 
 
 async def extract(path: Path, *, filename: str, into: Path, limits: Limits | None = None) -> Extracted:
-    """Write the text of the file at `path` to the file `into`, as UTF-8 with `\\n` between lines.
+    """Write the text of the file at `path` to the file `into`: UTF-8, lines that end in a line feed.
 
     `filename` is what its owner calls it. If this raises or is cancelled, what `into` holds is of no use.
 
@@ -67,6 +78,8 @@ async def extract(path: Path, *, filename: str, into: Path, limits: Limits | Non
         ExtractorFailed: the process did not end as it should.
     """
     limits = limits or Limits()
+    if plain := await asyncio.to_thread(_extract_plain, path, filename=filename, into=into, limits=limits):
+        return plain
     request = {"path": str(path), "filename": filename, "into": str(into), "limits": limits._asdict()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -74,8 +87,8 @@ async def extract(path: Path, *, filename: str, into: Path, limits: Limits | Non
         "-P",
         "-W",
         "ignore",
-        "-m",
-        "api.extractors",
+        "-c",
+        "from api.extractors.__main__ import main; main()",  # 8 ms sooner than -m
         orjson.dumps(request).decode(),
         env=_environment(),
         stdin=asyncio.subprocess.DEVNULL,
@@ -96,11 +109,27 @@ async def extract(path: Path, *, filename: str, into: Path, limits: Limits | Non
     return _result(output, status, limits)
 
 
+def _extract_plain(path: Path, *, filename: str, into: Path, limits: Limits) -> Extracted | None:
+    """Small files in clean UTF-8 that no library has to read: most files, and a process would be all their cost."""
+    with path.open("rb") as stream:
+        detected = formats.detect(stream, filename)
+        if detected.format != "plain" or os.fstat(stream.fileno()).st_size > MAX_PLAIN_BYTES:
+            return None
+        text = encodings.clean_utf8(stream.read(MAX_PLAIN_BYTES))
+    if text is None:
+        return None
+    with TextFile(str(into), max_bytes=limits.text_bytes) as out:
+        out.write(text)
+    if out.is_blank:
+        raise InvalidFile(BLANK)
+    return Extracted(kind=detected.kind, characters=out.characters, bytes=out.bytes)
+
+
 def _environment() -> dict[str, str]:
     """Where modules lie, and nothing that is secret."""
     path = dict.fromkeys([str(ROOT), *(os.path.abspath(entry) for entry in sys.path)])
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONUTF8": "1"}
 
 
 async def _tail(process: asyncio.subprocess.Process) -> bytes:

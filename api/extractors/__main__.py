@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import BinaryIO, NoReturn
 
 from api.extractors import formats
-from api.extractors.errors import ExtractionError, FileTooHeavy, InvalidFile
+from api.extractors.errors import BLANK, ExtractionError, FileTooHeavy, InvalidFile
 from api.extractors.formats import Kind
 from api.extractors.limits import Limits
 from api.extractors.text_file import TextFile, size
@@ -57,7 +57,7 @@ def _extract(path: str, filename: str, into: str, limits: Limits) -> dict[str, o
         detected = formats.detect(stream, filename)
         kind = _read(stream, out, detected, limits)
         if out.is_blank:
-            raise InvalidFile("The file holds no text.")
+            raise InvalidFile(BLANK)
     return {"kind": kind, "characters": out.characters, "bytes": out.bytes}
 
 

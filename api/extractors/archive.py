@@ -4,13 +4,16 @@ import zipfile
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Final, Literal
 
 from api.extractors.errors import FileTooHeavy, InvalidFile, UnsupportedFile
 from api.extractors.text_file import size
 
 DAMAGED = "The file is damaged: it cannot be unpacked."
 ENCRYPTED_FLAG = 0x1
+
+Document = Literal["docx", "pptx", "xlsx", "epub"]
+DIRECTORIES: Final[dict[str, Document]] = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}
 
 
 class Archive:
@@ -55,15 +58,15 @@ def _damage_named() -> Generator[None]:
         raise InvalidFile(DAMAGED, detail=str(error)) from error
 
 
-def detect(archive: Archive) -> str:
-    """Which document the archive is: docx, pptx, xlsx or epub.
+def detect(archive: Archive) -> Document:
+    """Which document the archive is.
 
     Raises:
         UnsupportedFile: none of these.
     """
     names = archive.names
     if "[Content_Types].xml" in names:
-        for directory, document in (("word/", "docx"), ("ppt/", "pptx"), ("xl/", "xlsx")):
+        for directory, document in DIRECTORIES.items():
             if any(name.startswith(directory) for name in names):
                 return document
     if "META-INF/container.xml" in names:

@@ -48,6 +48,16 @@ def pieces(stream: BinaryIO, *, declared: str | None = None) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
+def clean_utf8(data: bytes) -> str | None:
+    """The text, if there can be no doubt that it is UTF-8: not a control character is in it."""
+    if b"\x1b" in data or len(data.translate(None, CONTROLS)) < len(data):
+        return None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+
+
 def detect(stream: BinaryIO, *, declared: str | None = None) -> str:
     """The name of Python's codec for the rest of the stream, which is put back where it stood."""
     begin = stream.tell()

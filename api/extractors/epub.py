@@ -13,7 +13,9 @@ CONTAINER = "META-INF/container.xml"
 ENCRYPTION = "META-INF/encryption.xml"
 PAGE_TYPES = frozenset({"application/xhtml+xml", "text/html"})
 # XHTML may close any element within its tag; for an HTML parser, that opens it.
-SELF_CLOSED = re.compile(r"<(?!area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)([A-Za-z][\w:-]*)([^<>]*)/>")
+SELF_CLOSED = re.compile(
+    r"<(?!area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)([A-Za-z][\w:-]*)([^<>]*)/>"
+)
 
 
 def extract(archive: Archive, out: TextFile, *, max_page_bytes: int) -> None:

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+BLANK = "The file holds no text."
+
 Code = Literal["server_error", "unsupported_file", "invalid_file"]
 
 

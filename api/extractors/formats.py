@@ -1,6 +1,7 @@
 """Which extractor reads a file: told by its first bytes, and by its name where bytes cannot tell."""
 
-from pathlib import PurePath
+import os
+import re
 from typing import BinaryIO, Literal, NamedTuple
 
 from api.extractors.errors import InvalidFile, UnsupportedFile
@@ -16,12 +17,14 @@ HTML = frozenset({".html", ".htm", ".xhtml", ".xht"})
 EMAIL = frozenset({".eml", ".mht", ".mhtml"})
 JSON = frozenset({".json", ".geojson", ".ipynb", ".jsonld", ".webmanifest"})
 CODE = frozenset(
-    """
-    .c .h .cc .cpp .cxx .hh .hpp .hxx .cs .css .scss .sass .less .go .java .js .mjs .cjs .jsx .ts .mts .cts .tsx
-    .vue .svelte .php .py .pyi .pyx .rb .rs .kt .kts .swift .scala .clj .ex .exs .erl .hs .ml .mli .fs .lua .pl .pm .r
-    .jl .dart .groovy .gradle .m .mm .sh .bash .zsh .fish .ps1 .bat .cmd .sql .graphql .proto .tex .bib .xml .xsd .xsl
-    .svg .yaml .yml .toml .ini .cfg .conf .properties .env .tf .hcl .cmake .mk .diff .patch .vb .asm .s .zig .nim .sol
-    """.split()
+    re.findall(
+        r"\S+",
+        ".c .h .cc .cpp .cxx .hh .hpp .hxx .cs .css .scss .sass .less .go .java .js .mjs .cjs .jsx .ts .mts .cts .tsx "
+        ".vue .svelte .php .py .pyi .pyx .rb .rs .kt .kts .swift .scala .clj .ex .exs .erl .hs .ml .mli .fs .lua .pl "
+        ".pm .r .jl .dart .groovy .gradle .m .mm .sh .bash .zsh .fish .ps1 .bat .cmd .sql .graphql .proto .tex .bib "
+        ".xml .xsd .xsl .svg .yaml .yml .toml .ini .cfg .conf .properties .env .tf .hcl .cmake .mk .diff .patch .vb "
+        ".asm .s .zig .nim .sol ",
+    )
 )
 # These are containers that only their extractor reads; text under such a name is not what the name promises.
 CONTAINERS = {
@@ -89,7 +92,7 @@ def detect(stream: BinaryIO, filename: str) -> Detected:
     stream.seek(0)
     if not head:
         raise InvalidFile("The file is empty.")
-    suffix = PurePath(filename).suffix.lower()
+    suffix = os.path.splitext(filename)[1].lower()
     if b"%PDF-" in head[:PDF_HEAD_BYTES] and (suffix == ".pdf" or head.lstrip().startswith(b"%PDF-")):
         return Detected("pdf", "text")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -132,7 +135,9 @@ def _refuse_ole(stream: BinaryIO, suffix: str) -> None:
     stream.seek(max(0, stream.seek(0, 2) - 1024 * 1024))
     if entry in begin or entry in stream.read():
         raise InvalidFile("The file is encrypted; save it without a password.")
-    raise UnsupportedFile(f"The file is {LEGACY.get(suffix, 'of an old Office format; save it as DOCX, PPTX or XLSX')}.")
+    raise UnsupportedFile(
+        f"The file is {LEGACY.get(suffix, 'of an old Office format; save it as DOCX, PPTX or XLSX')}."
+    )
 
 
 def _refuse_unreadable(head: bytes) -> None:

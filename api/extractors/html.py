@@ -1,12 +1,11 @@
 """HTML as text: headings as in Markdown, a line for each row of a table and item of a list, no scripts or styles."""
 
+import io
 import re
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
-from lxml import etree
-
-from api.extractors import encodings
+from api.extractors import encodings, xml
 from api.extractors.encodings import pieces
 from api.extractors.text_file import TextFile
 
@@ -17,10 +16,11 @@ HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 SKIPPED = frozenset({"script", "style", "template", "svg", "iframe", "object", "noscript", "select", "math"})
 # These end the line wherever they are; those of CELL_BLOCKS only outside of a table's cells.
 BLOCKS = frozenset(
-    """
-    address article aside blockquote body caption dd details dialog dl dt fieldset figcaption figure footer form header
-    hr legend main nav ol option pre section summary table tbody tfoot thead ul
-    """.split()
+    re.findall(
+        r"\S+",
+        "address article aside blockquote body caption dd details dialog dl dt fieldset figcaption figure footer form "
+        "header hr legend main nav ol option pre section summary table tbody tfoot thead ul ",
+    )
 )
 CELL_BLOCKS = frozenset({"div", "p", "center"})
 SPACES = re.compile(r"[ \t\n\r\f]+")
@@ -174,7 +174,7 @@ def extract(stream: BinaryIO, out: TextFile) -> None:
 
 def write(pieces_of_html: Iterable[str], out: TextFile) -> None:
     """Write the text of a page that comes in pieces."""
-    parser = etree.HTMLParser(target=HtmlText(out), encoding="utf-8", no_network=True, huge_tree=False)
+    parser = xml.html_parser(HtmlText(out))
     is_empty = True
     for piece in pieces_of_html:
         if data := piece.encode("utf-8", "replace"):
@@ -186,6 +186,4 @@ def write(pieces_of_html: Iterable[str], out: TextFile) -> None:
 
 def decode(data: bytes) -> str:
     """A page that is held whole."""
-    import io
-
     return "".join(encodings.pieces(io.BytesIO(data)))

@@ -86,6 +86,9 @@ class _Body:
         if self._path and self._path[-1] == "t" and not self._alternatives:
             self._add(text)
 
+    def close(self) -> None:
+        pass
+
     def _add(self, text: str) -> None:
         if self._paragraphs:
             self._paragraphs[-1].parts.append(text)

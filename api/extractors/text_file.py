@@ -1,7 +1,6 @@
 """The text on its way to disk: UTF-8, lines that end in a line feed, nothing that PostgreSQL cannot store."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 
 from api.extractors.errors import FileTooHeavy
@@ -13,7 +12,7 @@ WRITE_BYTES = 256 * 1024
 class TextFile:
     """Written piece by piece, and never longer than `max_bytes`."""
 
-    def __init__(self, path: Path | str, *, max_bytes: int) -> None:
+    def __init__(self, path: str, *, max_bytes: int) -> None:
         self._file = open(path, "wb", buffering=WRITE_BYTES)  # noqa: SIM115  # closed by __exit__
         self._max_bytes = max_bytes
         self._ends_in_return = False

@@ -3,10 +3,10 @@
 Entities stay unresolved, nothing is fetched, and libxml2's own limits on depth and lengths hold.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import IO, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Protocol, cast
 
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]  # it has no types
 
 from api.extractors.archive import Archive
 from api.extractors.errors import FileTooHeavy, InvalidFile
@@ -20,6 +20,23 @@ class Target(Protocol):
     def start(self, tag: str, attributes: Mapping[str, str]) -> None: ...
     def end(self, tag: str) -> None: ...
     def data(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Parser(Protocol):
+    def feed(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+def html_parser(target: Target) -> Parser:
+    """A parser of HTML in UTF-8, which takes anything: libxml2 mends what is broken."""
+    make = cast("Callable[..., Parser]", etree.HTMLParser)  # pyright: ignore[reportUnknownMemberType]
+    return make(target=target, encoding="utf-8", no_network=True, huge_tree=False)
+
+
+def _xml_parser(target: Target) -> Parser:
+    make = cast("Callable[..., Parser]", etree.XMLParser)  # pyright: ignore[reportUnknownMemberType]
+    return make(target=target, resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
 
 
 class _WithoutNamespaces:
@@ -38,7 +55,7 @@ class _WithoutNamespaces:
         self._target.data(text)
 
     def close(self) -> None:
-        pass
+        self._target.close()
 
 
 def parse(stream: IO[bytes], target: Target, *, name: str) -> None:
@@ -48,14 +65,12 @@ def parse(stream: IO[bytes], target: Target, *, name: str) -> None:
         InvalidFile: it is no XML.
         FileTooHeavy: it goes beyond the parser's limits.
     """
-    parser = etree.XMLParser(
-        target=_WithoutNamespaces(target), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
-    )
+    parser = _xml_parser(_WithoutNamespaces(target))
     try:
         while data := stream.read(PIECE_BYTES):
             parser.feed(data)
         parser.close()
-    except etree.XMLSyntaxError as error:
+    except SyntaxError as error:  # lxml's own is one
         detail = str(error)
         if "XML_PARSE_HUGE" in detail or "amplification" in detail:
             message = f"The part {name!r} of the file is nested or repeated beyond what is read."
@@ -74,6 +89,9 @@ class _Elements:
         pass
 
     def data(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
