@@ -157,7 +157,8 @@ def _result(output: bytes, status: int, limits: Limits) -> Extracted:
 
 
 def _too_slow(limits: Limits) -> str:
-    return f"The file takes more than {limits.seconds} seconds to be read; split it into smaller files."
+    seconds = "1 second" if limits.seconds == 1 else f"{limits.seconds} seconds"
+    return f"The file takes more than {seconds} to be read; split it into smaller files."
 
 
 def _how_it_ended(status: int) -> str:

@@ -96,7 +96,7 @@ def _wide(sample: bytes) -> str | None:
     for name, high, low in (("utf-16-le", zeros_odd, zeros_even), ("utf-16-be", zeros_even, zeros_odd)):
         if high > 0.3 and low < 0.05 and _reads_as_text(sample, name):
             return name
-    if zeros_even or zeros_odd:
+    if (zeros_even or zeros_odd) and not _decodes(sample, "utf-8"):
         for name in ("utf-16-le", "utf-16-be"):
             if _reads_as_text(sample, name) and _is_cjk(sample, name):
                 return name
@@ -155,7 +155,7 @@ def _is_damaged_utf8(around: bytes) -> bool:
     text = around.decode("utf-8", "replace")
     wrong = text.count("\ufffd")
     right = sum(character > "\u007f" for character in text) - wrong
-    return right > 10 * wrong
+    return right > 3 * wrong  # another encoding's letters hardly ever make valid sequences
 
 
 def _refuse_binary(sample: bytes, share: float) -> None:

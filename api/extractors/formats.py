@@ -1,7 +1,6 @@
 """Which extractor reads a file: told by its first bytes, and by its name where bytes cannot tell."""
 
 import os
-import re
 from typing import BinaryIO, Literal, NamedTuple
 
 from api.extractors.errors import InvalidFile, UnsupportedFile
@@ -16,16 +15,14 @@ MARKDOWN = frozenset({".md", ".markdown", ".mdown", ".mdx", ".qmd", ".rmd"})
 HTML = frozenset({".html", ".htm", ".xhtml", ".xht"})
 EMAIL = frozenset({".eml", ".mht", ".mhtml"})
 JSON = frozenset({".json", ".geojson", ".ipynb", ".jsonld", ".webmanifest"})
-CODE = frozenset(
-    re.findall(
-        r"\S+",
-        ".c .h .cc .cpp .cxx .hh .hpp .hxx .cs .css .scss .sass .less .go .java .js .mjs .cjs .jsx .ts .mts .cts .tsx "
-        ".vue .svelte .php .py .pyi .pyx .rb .rs .kt .kts .swift .scala .clj .ex .exs .erl .hs .ml .mli .fs .lua .pl "
-        ".pm .r .jl .dart .groovy .gradle .m .mm .sh .bash .zsh .fish .ps1 .bat .cmd .sql .graphql .proto .tex .bib "
-        ".xml .xsd .xsl .svg .yaml .yml .toml .ini .cfg .conf .properties .env .tf .hcl .cmake .mk .diff .patch .vb "
-        ".asm .s .zig .nim .sol ",
-    )
-)
+_CODE = """
+    .c .h .cc .cpp .cxx .hh .hpp .hxx .cs .css .scss .sass .less .go .java .js .mjs .cjs .jsx .ts .mts .cts .tsx
+    .vue .svelte .php .py .pyi .pyx .rb .rs .kt .kts .swift .scala .clj .ex .exs .erl .hs .ml .mli .fs .lua .pl
+    .pm .r .jl .dart .groovy .gradle .m .mm .sh .bash .zsh .fish .ps1 .bat .cmd .sql .graphql .proto .tex .bib
+    .xml .xsd .xsl .svg .yaml .yml .toml .ini .cfg .conf .properties .env .tf .hcl .cmake .mk .diff .patch .vb
+    .asm .s .zig .nim .sol
+"""
+CODE = frozenset(_CODE.split())
 # These are containers that only their extractor reads; text under such a name is not what the name promises.
 CONTAINERS = {
     ".pdf": "PDF",

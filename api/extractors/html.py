@@ -15,13 +15,11 @@ DECLARED = re.compile(rb"""(?:<meta[^>]{0,500}charset|<\?xml[^>]{0,200}encoding)
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 SKIPPED = frozenset({"script", "style", "template", "svg", "iframe", "object", "noscript", "select", "math"})
 # These end the line wherever they are; those of CELL_BLOCKS only outside of a table's cells.
-BLOCKS = frozenset(
-    re.findall(
-        r"\S+",
-        "address article aside blockquote body caption dd details dialog dl dt fieldset figcaption figure footer form "
-        "header hr legend main nav ol option pre section summary table tbody tfoot thead ul ",
-    )
-)
+_BLOCKS = """
+    address article aside blockquote body caption dd details dialog dl dt fieldset figcaption figure footer form
+    header hr legend main nav ol option pre section summary table tbody tfoot thead ul
+"""
+BLOCKS = frozenset(_BLOCKS.split())
 CELL_BLOCKS = frozenset({"div", "p", "center"})
 SPACES = re.compile(r"[ \t\n\r\f]+")
 LONG_BLOCK = 64 * 1024  # characters; a longer block is written in parts
@@ -30,8 +28,9 @@ LONG_BLOCK = 64 * 1024  # characters; a longer block is written in parts
 class HtmlText:
     """Told of tags and text by lxml's parser, which builds no tree."""
 
-    def __init__(self, out: TextFile) -> None:
+    def __init__(self, out: TextFile, *, with_title: bool) -> None:
         self._out = out
+        self._with_title = with_title
         self._parts: list[str] = []
         self._length = 0
         self._prefix = ""
@@ -69,7 +68,7 @@ class HtmlText:
         elif self._skipped:
             return
         elif tag == "title" and self._title is not None:
-            self._out.paragraph(SPACES.sub(" ", "".join(self._title)))
+            self._out.paragraph(SPACES.sub(" ", "".join(self._title)) if self._with_title else "")
             self._title = None
         elif tag in HEADINGS:
             self._flush()
@@ -169,12 +168,12 @@ def extract(stream: BinaryIO, out: TextFile) -> None:
     head = stream.read(DECLARATION_BYTES)
     stream.seek(0)
     declared = DECLARED.search(head)
-    write(pieces(stream, declared=declared[1].decode("ascii", "replace") if declared else None), out)
+    write(pieces(stream, declared=declared[1].decode("ascii", "replace") if declared else None), out, with_title=True)
 
 
-def write(pieces_of_html: Iterable[str], out: TextFile) -> None:
+def write(pieces_of_html: Iterable[str], out: TextFile, *, with_title: bool = False) -> None:
     """Write the text of a page that comes in pieces."""
-    parser = xml.html_parser(HtmlText(out))
+    parser = xml.html_parser(HtmlText(out, with_title=with_title))
     is_empty = True
     for piece in pieces_of_html:
         if data := piece.encode("utf-8", "replace"):

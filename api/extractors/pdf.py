@@ -19,7 +19,9 @@ def extract(stream: BinaryIO, out: TextFile) -> None:
         for page in reader.pages:
             out.paragraph(page.extract_text())
     except LimitReachedError as error:
-        raise FileTooHeavy("The PDF unpacks to more than is read; print it to a new PDF.", detail=str(error)) from error
+        raise FileTooHeavy(
+            "The PDF nests, repeats or unpacks beyond what is read; print it to a new PDF.", detail=str(error)
+        ) from error
     except (ExtractionError, MemoryError, OSError):
         raise
     except Exception as error:  # pypdf lets through whatever a broken object provokes

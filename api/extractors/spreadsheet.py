@@ -3,8 +3,9 @@
 import datetime
 from typing import BinaryIO
 
-from openpyxl import load_workbook
+from openpyxl import Workbook, load_workbook
 
+from api.extractors import xml
 from api.extractors.errors import FileTooHeavy
 from api.extractors.text_file import TextFile
 
@@ -12,7 +13,14 @@ MIDNIGHT = datetime.time()
 
 
 def extract(stream: BinaryIO, out: TextFile, *, max_cells: int) -> None:
-    workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
+    try:
+        workbook = load_workbook(stream, read_only=True, data_only=True, keep_links=False)
+        _write(workbook, out, max_cells=max_cells)
+    except SyntaxError as error:  # XML's, of either parser that openpyxl uses
+        raise xml.refusal("workbook", error) from error
+
+
+def _write(workbook: Workbook, out: TextFile, *, max_cells: int) -> None:
     cells = 0
     for sheet in workbook.worksheets:
         out.paragraph(f"# {sheet.title}")

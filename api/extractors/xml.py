@@ -9,7 +9,7 @@ from typing import IO, Protocol, cast
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]  # it has no types
 
 from api.extractors.archive import Archive
-from api.extractors.errors import FileTooHeavy, InvalidFile
+from api.extractors.errors import ExtractionError, FileTooHeavy, InvalidFile
 
 PIECE_BYTES = 64 * 1024
 
@@ -71,11 +71,15 @@ def parse(stream: IO[bytes], target: Target, *, name: str) -> None:
             parser.feed(data)
         parser.close()
     except SyntaxError as error:  # lxml's own is one
-        detail = str(error)
-        if "XML_PARSE_HUGE" in detail or "amplification" in detail:
-            message = f"The part {name!r} of the file is nested or repeated beyond what is read."
-            raise FileTooHeavy(message, detail=detail) from error
-        raise InvalidFile(f"The file is damaged: its part {name!r} cannot be read.", detail=detail) from error
+        raise refusal(name, error) from error
+
+
+def refusal(name: str, error: SyntaxError) -> ExtractionError:
+    """What a parser's complaint about a part called `name` means."""
+    detail = str(error)
+    if "XML_PARSE_HUGE" in detail or "amplification" in detail:
+        return FileTooHeavy(f"The part {name!r} of the file is nested or repeated beyond what is read.", detail=detail)
+    return InvalidFile(f"The file is damaged: its part {name!r} cannot be read.", detail=detail)
 
 
 class _Elements:
