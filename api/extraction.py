@@ -97,15 +97,18 @@ async def extract(path: Path, *, filename: str, into: Path, limits: Limits | Non
         start_new_session=True,  # so that we can end it with all that it may have started
     )
     try:
-        async with asyncio.timeout(limits.seconds):
+        async with asyncio.timeout(limits.wall_seconds):
             output = await _tail(process)
             status = await process.wait()
     except TimeoutError as error:
-        raise FileTooHeavy(_too_slow(limits)) from error
+        raise ExtractorFailed(
+            f"Reading the file did not end within {_seconds(limits.wall_seconds)}; the machine may be overloaded."
+        ) from error
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
     return _result(output, status, limits)
 
 
@@ -143,7 +146,9 @@ async def _tail(process: asyncio.subprocess.Process) -> bytes:
 
 def _result(output: bytes, status: int, limits: Limits) -> Extracted:
     if status == -signal.SIGXCPU:
-        raise FileTooHeavy(_too_slow(limits))
+        raise FileTooHeavy(
+            f"The file takes more than {_seconds(limits.seconds)} to be read; split it into smaller files."
+        )
     last = output.rstrip().rpartition(b"\n")[2]
     try:
         answer: _Answer = orjson.loads(last) if status == 0 else {}
@@ -156,9 +161,8 @@ def _result(output: bytes, status: int, limits: Limits) -> Extracted:
     return Extracted(kind=answer["kind"], characters=answer["characters"], bytes=answer["bytes"])
 
 
-def _too_slow(limits: Limits) -> str:
-    seconds = "1 second" if limits.seconds == 1 else f"{limits.seconds} seconds"
-    return f"The file takes more than {seconds} to be read; split it into smaller files."
+def _seconds(count: int) -> str:
+    return "1 second" if count == 1 else f"{count} seconds"
 
 
 def _how_it_ended(status: int) -> str:

@@ -22,6 +22,8 @@ _BLOCKS = """
 BLOCKS = frozenset(_BLOCKS.split())
 CELL_BLOCKS = frozenset({"div", "p", "center"})
 SPACES = re.compile(r"[ \t\n\r\f]+")
+SPACE = re.compile(" +")
+AROUND_BREAK = re.compile(" ?\n ?")
 LONG_BLOCK = 64 * 1024  # characters; a longer block is written in parts
 
 
@@ -141,10 +143,12 @@ class HtmlText:
         self._parts.append(text)
         self._length += len(text)
         if self._length > LONG_BLOCK:
-            self._out.write(self._take())
+            self._out.write(self._prefix + self._take())
+            self._prefix = ""
 
     def _flush(self, *, tight: bool = False) -> None:
-        text = self._take().rstrip() if self._preformatted else self._take().strip()
+        text = self._take()
+        text = text.strip("\n").rstrip() if self._preformatted else text.strip()
         if not text:
             return
         if self._is_tight and not tight:
@@ -157,11 +161,7 @@ class HtmlText:
         text = "".join(self._parts)
         self._parts.clear()
         self._length = 0
-        return text if self._preformatted else "\n".join(" ".join(line.split(" ")) for line in _lines(text))
-
-
-def _lines(text: str) -> Iterable[str]:
-    return (re.sub(" +", " ", line).strip(" ") for line in text.split("\n"))
+        return text if self._preformatted else AROUND_BREAK.sub("\n", SPACE.sub(" ", text))
 
 
 def extract(stream: BinaryIO, out: TextFile) -> None:

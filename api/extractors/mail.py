@@ -14,11 +14,11 @@ HEADERS = ("Subject", "From", "To", "Cc", "Date")
 
 def extract(stream: BinaryIO, out: TextFile) -> None:
     message = BytesParser(EmailMessage, policy=policy.default).parse(stream)
-    if not any(message[name] for name in HEADERS):
+    headers = {name: value for name in HEADERS if (value := _header(message, name))}
+    if not headers:
         raise InvalidFile("The file is no e-mail: it has neither a sender nor a subject.")
-    for name in HEADERS:
-        if value := message[name]:
-            out.write(f"{name}: {' '.join(str(value).split())}\n")
+    for name, value in headers.items():
+        out.write(f"{name}: {value}\n")
     out.write("\n")
     body = message.get_body(preferencelist=("plain", "html"))
     if isinstance(body, EmailMessage):
@@ -30,6 +30,14 @@ def extract(stream: BinaryIO, out: TextFile) -> None:
     names = [name for part in message.iter_attachments() if (name := part.get_filename())]
     if names:
         out.paragraph(f"Attachments: {', '.join(names)}")
+
+
+def _header(message: EmailMessage, name: str) -> str:
+    try:
+        value = str(message[name] or "")
+    except (ValueError, LookupError, AttributeError, TypeError):  # what the standard library makes of malformed ones
+        value = next(value for key, value in message.raw_items() if key.lower() == name.lower())
+    return " ".join(value.split())
 
 
 def _decoded(body: EmailMessage) -> str:

@@ -115,6 +115,7 @@ class _Word(_Body):
         self._headings = headings
         self._lists = lists
         self._note = ""
+        self._is_tight = False  # the last thing written was an item of a list
 
     def element(self, tag: str, attributes: Mapping[str, str]) -> None:
         value = attributes.get("val", "")
@@ -139,14 +140,25 @@ class _Word(_Body):
         if paragraph.outline is not None:
             level = paragraph.outline + 1
         if level:
-            self._out.paragraph("#" * level + " " + " ".join(text.split()))
+            self._block("#" * level + " " + " ".join(text.split()))
         elif paragraph.list_level is not None or paragraph.style in self._lists:
             self._out.write("  " * (paragraph.list_level or 0) + f"- {text}\n")
+            self._is_tight = True
         else:
-            self._out.write(f"{self._note}{text}\n\n")
+            self._block(self._note + text)
             self._note = ""
 
+    def _block(self, text: str) -> None:
+        self._end_list()
+        self._out.paragraph(text)
+
+    def _end_list(self) -> None:
+        if self._is_tight:
+            self._out.write("\n")
+            self._is_tight = False
+
     def row(self, cells: list[str]) -> None:
+        self._end_list()
         self._out.row(cells)
 
     def table_ended(self) -> None:

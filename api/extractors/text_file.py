@@ -1,5 +1,6 @@
 """The text on its way to disk: UTF-8, lines that end in a line feed, nothing that PostgreSQL cannot store."""
 
+import os
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -13,7 +14,8 @@ class TextFile:
     """Written piece by piece, and never longer than `max_bytes`."""
 
     def __init__(self, path: str, *, max_bytes: int) -> None:
-        self._file = open(path, "wb", buffering=WRITE_BYTES)  # noqa: SIM115  # closed by __exit__
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # as private as the file itself
+        self._file = os.fdopen(descriptor, "wb", buffering=WRITE_BYTES)
         self._max_bytes = max_bytes
         self._ends_in_return = False
         self.is_blank = True

@@ -132,6 +132,36 @@ async def test_preformatted_text_and_numbered_lists_keep_their_form(tmp_path: Pa
     assert text == "## Dive\n\n1. In\n2. Out\n\nif deep:\n    breathe()\n\na\nb\n\n"
 
 
+async def test_a_long_paragraph_keeps_its_words_apart(tmp_path: Path) -> None:
+    words = "Kraken <i>lives </i>in the\n northern sea " * 10_000
+
+    text = await read(tmp_path, "page.html", f"<p>{words}</p>".encode())
+
+    assert text.split() == ["Kraken", "lives", "in", "the", "northern", "sea"] * 10_000
+
+
+async def test_a_row_of_a_table_stays_one_line_whatever_is_in_its_cells(tmp_path: Path) -> None:
+    page = "<table><tr><td><p>a</p></td><td><div>b<br></div></td></tr><tr><td>c<td>d</table>after"
+
+    assert await read(tmp_path, "page.html", page.encode()) == "a | b\nc | d\n\nafter\n\n"
+
+
+async def test_a_malformed_header_does_not_cost_the_mail(tmp_path: Path) -> None:
+    content = b"Subject: Hello\nFrom: =?x?q?\nTo: <@\nDate: never\nContent-Type: text/plain; charset=nonsense\n\nBody\n"
+
+    text = await read(tmp_path, "a.eml", content)
+
+    assert text.startswith("Subject: Hello\n")
+    assert "Body" in text
+
+
+@pytest.mark.parametrize("length", [10, LONG])
+async def test_the_text_is_as_private_as_the_file(length: int, tmp_path: Path) -> None:
+    await extract(tmp_path, "a.txt", b"x" * length)
+
+    assert (tmp_path / "text").stat().st_mode & 0o777 == 0o600
+
+
 async def test_json_on_one_line_is_laid_out(tmp_path: Path) -> None:
     content = json.dumps([{"name": "Größe", "depth": 10**30}] * 40)
 
@@ -157,7 +187,7 @@ async def test_a_word_document_gives_headings_lists_and_notes(tmp_path: Path) ->
 
     text = await read(tmp_path, "a.docx", word(body, footnotes=note))
 
-    assert text == "## Deep\n\n  - squid\na\tb[^2]\n\n[^2]: See below.\n\n"
+    assert text == "## Deep\n\n  - squid\n\na\tb[^2]\n\n[^2]: See below.\n\n"
 
 
 def word(body: str, *, footnotes: str = "") -> bytes:
