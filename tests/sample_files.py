@@ -19,6 +19,7 @@ import xlsxwriter
 from ebooklib import epub
 from PIL import Image
 from reportlab.lib.pagesizes import A4
+from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from api.extraction import Kind
@@ -162,9 +163,9 @@ def book() -> bytes:
     return _saved(lambda file: epub.write_epub(file, made))
 
 
-def pdf(pages: tuple[str, ...], *, password: str | None = None) -> bytes:
+def pdf(pages: tuple[str, ...], *, encrypt: str | StandardEncryption | None = None) -> bytes:
     def draw(file: io.BytesIO) -> None:
-        canvas = Canvas(file, pagesize=A4, encrypt=password)
+        canvas = Canvas(file, pagesize=A4, encrypt=encrypt)
         for text in pages:
             canvas.drawString(72, 720, text)
             canvas.showPage()

@@ -126,11 +126,11 @@ def _begins_as_html(head: bytes) -> bool:
 
 
 def _refuse_ole(stream: BinaryIO, suffix: str) -> None:
-    # An encrypted document is a directory with this entry; directories of such small trees lie near either end.
-    entry = "EncryptedPackage".encode("utf-16-le")
-    begin = stream.read(1024 * 1024)
-    stream.seek(max(0, stream.seek(0, 2) - 1024 * 1024))
-    if entry in begin or entry in stream.read():
+    # An encrypted document is an entry of the directory, of which the header tells the sector and the sectors' size.
+    header = stream.read(512)
+    sector, shift = int.from_bytes(header[48:52], "little"), int.from_bytes(header[30:32], "little")
+    stream.seek((sector + 1) << min(shift, 12))
+    if "EncryptedPackage".encode("utf-16-le") in stream.read(HEAD_BYTES):
         raise InvalidFile("The file is encrypted; save it without a password.")
     raise UnsupportedFile(
         f"The file is {LEGACY.get(suffix, 'of an old Office format; save it as DOCX, PPTX or XLSX')}."

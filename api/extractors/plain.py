@@ -8,7 +8,8 @@ from api.extractors.text_file import TextFile
 
 DECLARATION_BYTES = 200
 XML_ENCODING = re.compile(rb"""<\?xml[^>]{0,100}encoding\s*=\s*["']([\w.:-]+)""")
-MAX_JSON_BYTES = 16 * 1024 * 1024  # laid out anew; takes twenty times that memory
+MAX_JSON_BYTES = 16 * 1024 * 1024  # laid out anew: that much takes 5 s and 500 MB at worst
+MAX_GROWTH = 4  # times as many characters, by laying out; more are the blanks of deep nesting
 LONG_LINE = 500  # characters; JSON with a longer one was not laid out for reading
 
 
@@ -34,6 +35,7 @@ def _laid_out(text: str) -> str:
     import json
 
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):  # then it is text like any other
+        laid_out = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError, MemoryError):  # then it is text like any other
         return text
+    return laid_out if len(laid_out) < MAX_GROWTH * len(text) else text

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from reportlab.lib.pdfencrypt import StandardEncryption
 
 from api import extraction
 from api.extraction import Extracted, ExtractionError, ExtractorFailed, FileTooHeavy, InvalidFile, UnsupportedFile
@@ -227,7 +228,16 @@ async def test_the_name_does_not_matter_where_the_bytes_tell(tmp_path: Path) -> 
 
 DOCX = sample_files.by_name("report.docx").content
 PDF = sample_files.by_name("report.pdf").content
-OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504)
+
+
+def ole(entry: str) -> bytes:
+    """What Office wraps a document in: a header, two sectors of content, the directory."""
+    header = bytearray(512)
+    header[:8], header[30], header[48] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 9, 2
+    return bytes(header) + bytes(2 * 512) + bytes(128) + entry.encode("utf-16-le")
+
+
+OLE = ole("WordDocument")
 OPF = '<package><manifest><item id="a" href="a.xhtml" media-type="application/xhtml+xml"/></manifest>'
 CIPHER = '<encryption><CipherReference URI="a.xhtml"/></encryption>'
 
@@ -239,7 +249,7 @@ CIPHER = '<encryption><CipherReference URI="a.xhtml"/></encryption>'
         ("a.txt", b" \n\t\n", InvalidFile, "The file holds no text."),
         ("a.html", b"<script>1</script>", InvalidFile, "The file holds no text."),
         ("a.pdf", sample_files.scan(), InvalidFile, "run text recognition (OCR) on it first."),
-        ("a.pdf", sample_files.pdf(SENTENCES, password="secret"), InvalidFile, "The PDF is encrypted; save it without"),
+        ("a.pdf", sample_files.pdf(SENTENCES, encrypt="secret"), InvalidFile, "The PDF is encrypted; save it without"),
         ("a.pdf", PDF[:300], InvalidFile, "The PDF is damaged and cannot be read; print it to a new PDF."),
         ("a.pdf", b"no PDF at all", InvalidFile, "The file is named .pdf but is not a PDF file"),
         ("a.docx", b"no DOCX at all", InvalidFile, "The file is named .docx but is not a DOCX file"),
@@ -250,7 +260,7 @@ CIPHER = '<encryption><CipherReference URI="a.xhtml"/></encryption>'
             InvalidFile,
             "part 'word/document.xml' cannot be read",
         ),
-        ("a.docx", OLE + "EncryptedPackage".encode("utf-16-le"), InvalidFile, "The file is encrypted; save it without"),
+        ("a.docx", ole("EncryptedPackage"), InvalidFile, "The file is encrypted; save it without"),
         (
             "a.xlsx",
             changed(sample_files.workbook([[1]]), {"xl/workbook.xml": "<x"}),
@@ -289,6 +299,12 @@ def test_each_failure_has_a_code_of_the_contract() -> None:
         "FileTooHeavy": "invalid_file",
         "ExtractorFailed": "server_error",
     }
+
+
+async def test_a_pdf_that_only_forbids_printing_is_read(tmp_path: Path) -> None:
+    text = await read(tmp_path, "a.pdf", sample_files.pdf(SENTENCES, encrypt=StandardEncryption("", "owner")))
+
+    assert all(sentence in text for sentence in SENTENCES)
 
 
 async def test_a_protected_book_says_so(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ NESTED_MAIL = b"".join(b'Content-Type: multipart/x; boundary="%d"\n\n--%d\n' % (
         ("laughs.xlsx", workbook("A", row=1, text="&l9;"), NESTING_LIMIT),
         ("zeros.pdf", one_page(PACKED, filters="/FlateDecode"), PDF_LIMIT),
         ("twice.pdf", one_page(zlib.compress(PACKED), filters="/FlateDecode/FlateDecode"), PDF_LIMIT),
-        ("nested.json", b"[" + b"[]," * 5_000_000 + b"[]]", MEMORY_LIMIT),
+        ("lines.eml", b"Subject: a\n\n" + b"x\n" * 8_000_000, MEMORY_LIMIT),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -189,10 +189,15 @@ async def test_an_archive_of_archives_is_not_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "end"),
-    [("a.html", b"<div>" * 20_000 + b"deep", "deep"), ("a.json", b"[" * 500_000, "[[[[")],
-    ids=["html", "json"],
+    [
+        ("a.html", b"<div>" * 20_000 + b"deep", "deep"),
+        ("a.json", b"[" * 500_000, "[[[["),
+        ("wide.json", b"[" + b"{}," * 100_000 + b"{}]", "\n  {}\n]"),
+        ("both.json", b"[" * 500 + b"1," * 10_000 + b"1" + b"]" * 500, "1,1]]" + "]" * 498),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_nesting_without_end_ends(name: str, content: bytes, end: str, tmp_path: Path) -> None:
+async def test_nesting_without_end_is_read_to_its_end(name: str, content: bytes, end: str, tmp_path: Path) -> None:
     assert (await extract(tmp_path, name, content)).rstrip().endswith(end)
 
 
