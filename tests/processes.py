@@ -22,8 +22,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], *, env: Mapping[str, str], health: str, log: Path) -> Generator[None]:
-    """A process that answers at `health`; its output goes to `log`, which a failure to start quotes."""
+def running(command: Sequence[str], *, env: Mapping[str, str], health: str | None, log: Path) -> Generator[None]:
+    """A process that answers at `health`, if it listens; its output goes to `log`, which a failure to start quotes."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -34,7 +34,8 @@ def running(command: Sequence[str], *, env: Mapping[str, str], health: str, log:
             start_new_session=True,
         )
         try:
-            _wait(process, health, log)
+            if health is not None:
+                _wait(process, health, log)
             yield
         finally:
             _end(process)

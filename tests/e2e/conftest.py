@@ -91,6 +91,7 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "PORT": str(api_port),
         "EMBEDDING__BASE_URL": proxy_url,
         "EMBEDDING__API_KEY": MASTER_KEY,
+        "FILES_DIR": str(directory / "files"),
     }
     with (
         running(
@@ -105,6 +106,7 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
             health=f"{api_url}/health",
             log=directory / "api.log",
         ),
+        running([sys.executable, "-m", "api.cli", "worker"], env=api_env, health=None, log=directory / "worker.log"),
     ):
         quiver = OpenAI(base_url=f"{api_url}/v1", api_key=KEY)
         stores = {name: quiver.vector_stores.create(name=name).id for name in ("pg_vector", "openai", "unregistered")}

@@ -1,5 +1,6 @@
 """The main job: the official client puts texts in and finds them again by meaning, with nothing faked on the way."""
 
+from tests import sample_files
 from tests.e2e.conftest import ANSWER, QUESTION, TEXTS, Stack
 
 
@@ -31,3 +32,26 @@ def test_everything_is_ready(stack: Stack) -> None:
     ready = stack.quiver.get("/../ready", cast_to=object)
 
     assert ready == {"status": "ok", "checks": dict.fromkeys(["database", "migrations", "embedding_service"], "ok")}
+
+
+def test_forty_files_of_all_types_are_uploaded_and_found(stack: Stack) -> None:
+    samples = sample_files.samples()
+    store = stack.quiver.vector_stores.create(name="forty")
+    files = [(sample.name, sample.content) for sample in samples]
+    batch = stack.quiver.vector_stores.file_batches.upload_and_poll(store.id, files=files)
+
+    listed = list(stack.quiver.vector_stores.files.list(store.id, limit=100))
+    names = {file.id: stack.quiver.files.retrieve(file.id).filename for file in listed}
+    texts = {
+        names[file.id]: "".join(
+            part.text or "" for part in stack.quiver.vector_stores.files.content(file.id, vector_store_id=store.id)
+        )
+        for file in listed
+    }
+
+    assert len(samples) >= 40
+    assert [(names[file.id], file.last_error) for file in listed if file.status != "completed"] == []
+    assert (batch.status, batch.file_counts.completed) == ("completed", len(samples))
+    assert [
+        sample.name for sample in samples if not all(sentence in texts[sample.name] for sentence in sample.expected)
+    ] == []
