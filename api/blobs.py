@@ -4,8 +4,8 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -24,6 +24,14 @@ class BlobStore(Protocol):
 
     def open(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Read the bytes from `start` to before `end`."""
+        ...
+
+    def local_copy(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """The blob as a local file, for readers that want a path: only to be read, and only within the context.
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
         ...
 
     async def delete(self, key: str) -> None:
@@ -81,6 +89,13 @@ class BlobDirectory:
                     raise EOFError(f"Blob {key!r} is shorter than {end} bytes.")
                 left -= len(chunk)
                 yield chunk
+
+    @asynccontextmanager
+    async def local_copy(self, key: str) -> AsyncGenerator[Path]:
+        path = self._path(key)
+        if not await asyncio.to_thread(path.is_file):
+            raise FileNotFoundError(f"There is no blob {key!r}.")
+        yield path
 
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(_unlink, self._path(key))
