@@ -98,7 +98,7 @@ class BlobBucket:
         left = end - start
         if left <= 0:  # no range of HTTP's is empty
             return
-        with self._failures():
+        with self._failures(key):
             found = await obstore.get_async(self._store, check_key(key), options={"range": (start, end)})
             async for chunk in found.stream(min_chunk_size=READ_BYTES):
                 left -= len(chunk)
@@ -121,12 +121,12 @@ class BlobBucket:
             await on_disk(file.close)
 
     async def delete(self, key: str) -> None:
-        with self._failures(), suppress(FileNotFoundError):
+        with self._failures(key), suppress(FileNotFoundError):
             await obstore.delete_async(self._store, check_key(key))
 
     async def size(self, key: str) -> int | None:
         try:
-            with self._failures():
+            with self._failures(key):
                 return (await obstore.head_async(self._store, check_key(key)))["size"]
         except FileNotFoundError:
             return None
@@ -160,12 +160,14 @@ class BlobBucket:
                 await writer.__aexit__(BaseException, None, None)  # pyright: ignore[reportUnknownMemberType]  # no types
 
     @contextmanager
-    def _failures(self) -> Generator[None]:
+    def _failures(self, key: str | None = None) -> Generator[None]:
         try:
             yield
         except FileNotFoundError:
             raise
         except (BaseError, OSError) as error:
+            if _code(error) == "InvalidRange":
+                raise EOFError(f"Blob {key!r} is shorter than what was asked of it.") from error
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StorageUnavailable:
