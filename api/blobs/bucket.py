@@ -1,13 +1,12 @@
 """Blobs as objects of a bucket of S3, or of whatever speaks its protocol: whole when S3 says so, streamed both ways."""
 
-import asyncio
 import re
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import obstore
 import structlog
@@ -15,15 +14,13 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from api.blobs.directory import READ_BYTES, on_disk
-from api.blobs.store import KEY, check_key
+from api.blobs.store import KEY, check_key, to_its_end
 from api.errors import ConfigurationError, StorageUnavailable
 
 if TYPE_CHECKING:
     from obstore import AsyncWritableFile, ListStream, ObjectMeta  # not there when the program runs
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-T = TypeVar("T")
 
 PART_BYTES = 8 * 1024 * 1024  # S3 takes 10,000 parts, so 80 GiB; a smaller blob is sent in one request
 PARTS_AT_ONCE = 2  # with the one being filled, an upload holds 24 MiB
@@ -90,7 +87,7 @@ class BlobBucket:
                 size += len(chunk)
             await self._send(writer.close())
         except BaseException:
-            await _to_its_end(self._discard(key, writer))
+            await to_its_end(self._discard(key, writer))
             raise
         return size
 
@@ -144,7 +141,7 @@ class BlobBucket:
 
     async def _send(self, call: Awaitable[object]) -> None:
         try:
-            await _to_its_end(call)
+            await to_its_end(call)
         except (BaseError, OSError) as error:  # FileNotFoundError, too: it is the bucket that is not there
             raise self._unavailable(error) from error
 
@@ -174,18 +171,6 @@ class BlobBucket:
         # The first line is what happened; S3's own words and the library's inner workings follow.
         log.error("storage_failed", bucket=self._bucket, s3_code=_code(error), error=str(error).partition("\n")[0])
         return StorageUnavailable("The server's storage for files is away; try again, or ask its operator.")
-
-
-async def _to_its_end(call: Awaitable[T]) -> T:
-    """Wait also when cancelled: nobody would know what a request cut off midway left in the bucket."""
-    task = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # looked at, so that it is not reported as forgotten
-        raise
 
 
 def _code(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, ParamSpec, TypeVar
 
 import structlog
 
-from api.blobs.store import KEY, check_key
+from api.blobs.store import KEY, check_key, to_its_end
 from api.errors import ConfigurationError, StorageUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -100,7 +100,7 @@ class BlobDirectory:
 async def on_disk(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """Call what waits for the disk in a thread, and tell the disk's failures from those of the content."""
     try:
-        return await asyncio.to_thread(function, *args, **named)
+        return await to_its_end(asyncio.to_thread(function, *args, **named))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -122,7 +122,6 @@ def _create(path: Path) -> BinaryIO:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)
         _sync_directory(directory.parent)
-    # Buffered, so that closing it waits for a write that a cancelled caller left under way in another thread.
     return os.fdopen(os.open(_draft(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 

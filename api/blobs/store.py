@@ -1,10 +1,13 @@
 """What a store of blobs promises, wherever it keeps them."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 # A key names a file of a directory or an object below a prefix, so it must not lead out of them.
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,127}")
@@ -60,3 +63,15 @@ def check_key(key: str) -> str:
     if not KEY.fullmatch(key):
         raise ValueError(f"{key!r} is no key of a blob.")
     return key
+
+
+async def to_its_end(call: Awaitable[T]) -> T:
+    """Wait for the call also when cancelled: nobody could undo what one that goes on alone does later."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at, so that it is not reported as forgotten
+        raise
