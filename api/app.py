@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.access_log import AccessLog
 from api.answers import add_error_handlers
 from api.auth import PUBLIC_PATHS, RequireKey, required_key
-from api.errors import ConfigurationError, DatabaseUnavailable
+from api.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.idempotency import Idempotency
 from api.resources import Resources
 from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
@@ -64,6 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 table = await resources.database.chunk_table()
                 if table.unfilled:
                     log.warning("table_refuses_inserts", table=table.name, columns_without_a_value=table.unfilled)
+            with suppress(StorageUnavailable):  # likewise; it is in the log
+                await resources.blobs.check()
             yield
         finally:
             await resources.close()

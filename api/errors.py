@@ -94,5 +94,13 @@ class DatabaseUnavailable(ApiError):
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
+class StorageUnavailable(ApiError):
+    """The directory or the bucket of the files' bytes is away, full, or refuses us."""
+
+    status = 503
+    default_code = "storage_unavailable"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
+
+
 class ConfigurationError(Exception):
     """Quiver cannot start as it is configured; the message says what to change."""

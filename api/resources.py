@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from api.blobs import BlobDirectory, BlobStore
+from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
 from api.settings import Settings
 from api.tables.database import Database
@@ -17,7 +17,7 @@ class Resources:
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
-        blobs = BlobDirectory(settings.files_dir or settings.quiver_data_dir / "files")
+        blobs = blobs_at(settings.files_dir or settings.quiver_data_dir / "files")
         return cls(settings, Database(settings), Embeddings(settings.embedding), blobs)
 
     async def close(self) -> None:

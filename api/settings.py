@@ -4,11 +4,14 @@ The names are litellm-pgvector's, so that its users change nothing but the addre
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, model_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9!_.*'()/-]*)?")  # a bucket, and a prefix of safe characters
 
 
 def default_data_dir() -> Path:
@@ -114,10 +117,10 @@ class Settings(BaseSettings):
     quiver_data_dir: Path = Field(
         default_factory=default_data_dir, description="Database and keys of `quiver up`, and uploaded files."
     )
-    files_dir: Path | None = Field(
+    files_dir: str | Path | None = Field(
         default=None,
-        description="Directory of the bytes of uploaded files, the same for every process. "
-        "Unset: `files` in `QUIVER_DATA_DIR`.",
+        description="Where the bytes of uploaded files are, the same for every process: a directory, or "
+        "`s3://BUCKET/PREFIX` ([more](file-storage.md)). Unset: `files` in `QUIVER_DATA_DIR`.",
     )
     embedder_base_url: str | None = Field(
         default=None, description="An embedder to use instead of starting the bundled one."
@@ -128,6 +131,13 @@ class Settings(BaseSettings):
     litellm_master_key: SecretStr | None = Field(
         default=None, description="Key of the LiteLLM proxy. Unset: `quiver up` generates one."
     )
+
+    @field_validator("files_dir")
+    @classmethod
+    def _is_a_directory_or_a_bucket(cls, place: str | Path | None) -> str | Path | None:
+        if place is not None and "://" in str(place) and not S3_URL.fullmatch(str(place)):
+            raise ValueError(f"FILES_DIR must be a directory or s3://BUCKET/PREFIX, not {str(place)!r}")
+        return place
 
     @model_validator(mode="after")
     def _second_name_of_the_key(self) -> "Settings":

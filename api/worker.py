@@ -9,7 +9,7 @@ import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Job
 
-from api.errors import ApiError, ConfigurationError, DatabaseUnavailable
+from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
 from api.resources import Resources
 from api.services import expiry, files, idempotency, ingestion, uploads, vector_store_files
@@ -102,12 +102,14 @@ async def run(settings: Settings) -> None:
     """Work until SIGINT or SIGTERM. A database that goes away is waited for.
 
     Raises:
-        ConfigurationError: no database is configured, or its tables do not fit.
+        ConfigurationError: no database is configured, its tables do not fit, or the storage of files is misconfigured.
     """
     if settings.database_url is None:
         raise ConfigurationError("DATABASE_URL is not set; the worker takes its jobs from there.")
     resources = Resources.of(settings)
     await resources.database.open()
+    with suppress(StorageUnavailable):  # it may come later, and is in the log
+        await resources.blobs.check()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,50 +1,27 @@
-"""Where the bytes of files live, by key. A blob is there whole and durable, or not at all."""
+"""Blobs as files of a directory: written beside their place, made durable, and moved there."""
 
 import asyncio
+import errno
 import os
-import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, ParamSpec, TypeVar
+
+import structlog
+
+from api.blobs.store import KEY, check_key, to_its_end
+from api.errors import ConfigurationError, StorageUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 WRITE_BYTES = 1024 * 1024  # gathered before a thread is asked to write them: a hop costs as much as 64 KiB
 READ_BYTES = 256 * 1024
-
-# A key names a file of the directory, so it must not lead out of it.
-KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{1,127}")
 DRAFT_SUFFIX = ".draft"
-
-
-class BlobStore(Protocol):
-    async def write(self, key: str, content: AsyncIterable[bytes]) -> int:
-        """Keep the content and return its size. If this raises or is cancelled, nothing is kept."""
-        ...
-
-    def open(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Read the bytes from `start` to before `end`."""
-        ...
-
-    def local_copy(self, key: str) -> AbstractAsyncContextManager[Path]:
-        """The blob as a local file, for readers that want a path: only to be read, and only within the context.
-
-        Raises:
-            FileNotFoundError: there is no such blob.
-        """
-        ...
-
-    async def delete(self, key: str) -> None:
-        """Remove the blob, and what a crash left of its writing. One that is not there is fine."""
-        ...
-
-    async def size(self, key: str) -> int | None:
-        """How many bytes there are; None if there is no such blob."""
-        ...
-
-    def keys_older_than(self, seconds: float) -> AsyncIterator[str]:
-        """The keys of blobs last written to before then, half-written ones included."""
-        ...
 
 
 class BlobDirectory:
@@ -56,9 +33,13 @@ class BlobDirectory:
     def __init__(self, root: Path) -> None:
         self._root = root.expanduser().absolute()
 
+    async def check(self) -> None:
+        if await on_disk(self._root.exists) and not await on_disk(self._root.is_dir):
+            raise ConfigurationError(f"FILES_DIR={str(self._root)!r} is not a directory; name one.")
+
     async def write(self, key: str, content: AsyncIterable[bytes]) -> int:
         path = self._path(key)
-        file = await asyncio.to_thread(_create, path)
+        file = await on_disk(_create, path)
         is_kept = False
         try:
             size = 0
@@ -69,22 +50,22 @@ class BlobDirectory:
                 gathered_bytes += len(chunk)
                 size += len(chunk)
                 if gathered_bytes >= WRITE_BYTES:
-                    await asyncio.to_thread(file.writelines, gathered)
+                    await on_disk(file.writelines, gathered)
                     gathered, gathered_bytes = [], 0
-            await asyncio.to_thread(_keep, file, gathered, path)
+            await on_disk(_keep, file, gathered, path)
             is_kept = True
             return size
         finally:
             if not is_kept:
-                await asyncio.to_thread(_discard, file, path)
+                await on_disk(_discard, file, path)
 
     async def open(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        file = await asyncio.to_thread(self._path(key).open, "rb")
+        file = await on_disk(self._path(key).open, "rb")
         with file:
-            await asyncio.to_thread(file.seek, start)
+            await on_disk(file.seek, start)
             left = end - start
             while left > 0:
-                chunk = await asyncio.to_thread(file.read, min(left, READ_BYTES))
+                chunk = await on_disk(file.read, min(left, READ_BYTES))
                 if not chunk:
                     raise EOFError(f"Blob {key!r} is shorter than {end} bytes.")
                 left -= len(chunk)
@@ -93,29 +74,42 @@ class BlobDirectory:
     @asynccontextmanager
     async def local_copy(self, key: str) -> AsyncGenerator[Path]:
         path = self._path(key)
-        if not await asyncio.to_thread(path.is_file):
+        if not await on_disk(path.is_file):
             raise FileNotFoundError(f"There is no blob {key!r}.")
         yield path
 
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread(_unlink, self._path(key))
+        await on_disk(_unlink, self._path(key))
 
     async def size(self, key: str) -> int | None:
         try:
-            return (await asyncio.to_thread(self._path(key).stat)).st_size
+            return (await on_disk(self._path(key).stat)).st_size
         except FileNotFoundError:
             return None
 
     async def keys_older_than(self, seconds: float) -> AsyncIterator[str]:
         before = time.time() - seconds
-        for directory in await asyncio.to_thread(_subdirectories, self._root):
-            for key in await asyncio.to_thread(_keys_before, directory, before):
+        for directory in await on_disk(_subdirectories, self._root):
+            for key in await on_disk(_keys_before, directory, before):
                 yield key
 
     def _path(self, key: str) -> Path:
-        if not KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key of a blob.")
-        return self._root / key[-2:] / key
+        return self._root / check_key(key)[-2:] / key
+
+
+async def on_disk(function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Call what waits for the disk in a thread, and tell the disk's failures from those of the content."""
+    try:
+        return await to_its_end(asyncio.to_thread(function, *args, **named))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        log.error("storage_failed", error=str(error))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = "The server's storage for files is full; its operator must make room."
+        else:
+            message = "The server cannot use its storage for files; its log says why."
+        raise StorageUnavailable(message) from error
 
 
 def _draft(path: Path) -> Path:
@@ -128,7 +122,6 @@ def _create(path: Path) -> BinaryIO:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)
         _sync_directory(directory.parent)
-    # Buffered, so that closing it waits for a write that a cancelled caller left under way in another thread.
     return os.fdopen(os.open(_draft(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
