@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ class Stack:
     chat: ChatModel
     stores: dict[str, str]  # by the provider that the proxy knows them under
 
-    @property
+    @cached_property
     def quiver(self) -> OpenAI:
         return OpenAI(base_url=f"{self.api_url}/v1", api_key=KEY, timeout=SECONDS)
 
-    @property
+    @cached_property
     def proxy(self) -> OpenAI:
         return OpenAI(base_url=f"{self.proxy_url}/v1", api_key=MASTER_KEY, timeout=SECONDS)
 
@@ -131,7 +132,9 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ):
             for store in stores.values():
                 _fill(quiver, store)
-            yield Stack(api_url, proxy_url, chat, stores)
+            whole = Stack(api_url, proxy_url, chat, stores)
+            with quiver, whole.quiver, whole.proxy:
+                yield whole
     chat.server.stop()
 
 
