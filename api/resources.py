@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
+from api.query_vectors import QueryVectors
 from api.settings import Settings
 from api.tables.database import Database
 
@@ -14,12 +15,16 @@ class Resources:
     database: Database
     embeddings: Embeddings
     blobs: BlobStore
+    query_vectors: QueryVectors
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
         blobs = blobs_at(settings.files_dir or settings.quiver_data_dir / "files")
-        return cls(settings, Database(settings), Embeddings(settings.embedding), blobs)
+        embeddings = Embeddings(settings.embedding)
+        query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
+        return cls(settings, Database(settings), embeddings, blobs, query_vectors)
 
     async def close(self) -> None:
+        await self.query_vectors.close()
         await self.embeddings.close()
         await self.database.close()

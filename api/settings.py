@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
 
+    query_cache_bytes: int = Field(
+        default=32 * 1024 * 1024,
+        ge=0,
+        description="Memory of one process for the vectors of recent queries; 0 is none.",
+    )
+
     worker_concurrency: int = Field(default=4, ge=1, le=1000, description="Jobs that one worker does at once.")
     ingestion_retry_seconds: float = Field(
         default=24 * 3600,

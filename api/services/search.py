@@ -34,7 +34,7 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
             await vector_stores.touch(connection, vector_store_id)
     if store["embedding_dimension"] is None:  # nothing was ever put in
         return _page(questions, [])
-    queries = await _queries(resources, store, questions, request)
+    queries = await _queries(resources, store, store["embedding_dimension"], questions, request)
     threshold = (request.ranking_options and request.ranking_options.score_threshold) or 0.0
     async with resources.database.connection() as connection:
         found = [
@@ -77,12 +77,11 @@ def _questions(request: SearchRequest) -> list[str]:
 
 
 async def _queries(
-    resources: Resources, store: VectorStore, questions: Sequence[str], request: SearchRequest
+    resources: Resources, store: VectorStore, dimension: int, questions: Sequence[str], request: SearchRequest
 ) -> Sequence[Vector]:
-    dimension = store["embedding_dimension"]
     if request.query_embedding is None:
         model = store["embedding_model"] or resources.embeddings.default_model
-        return list(await resources.embeddings.embed(questions, model=model, dimension=dimension))
+        return await resources.query_vectors.embed(questions, model=model, dimension=dimension)
     query = read_vector(request.query_embedding, param="query_embedding")
     if query.size != dimension:
         raise InvalidRequest(

@@ -1,0 +1,157 @@
+"""Vectors of queries: asked for once, remembered within bounds, many in one call under load, nobody else's error."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from openai import AsyncOpenAI
+from starlette.responses import JSONResponse
+
+from api.embeddings import Embeddings
+from api.errors import EmbeddingUnavailable, InvalidRequest
+from api.query_vectors import MAX_TEXTS, PARALLEL_CALLS, QueryVectors
+from api.settings import EmbeddingSettings
+from tests.fake_embedder import DIMENSION, MODEL, FakeEmbedder, embed
+
+CACHE_BYTES = 1024 * 1024
+
+
+@pytest.fixture
+async def embeddings(embedder: FakeEmbedder) -> AsyncIterator[Embeddings]:
+    client = Embeddings(EmbeddingSettings(base_url=embedder.base_url, max_attempts=1))
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def vectors(embeddings: Embeddings) -> AsyncIterator[QueryVectors]:
+    vectors = QueryVectors(embeddings, cache_bytes=CACHE_BYTES)
+    yield vectors
+    await vectors.close()
+
+
+async def one(vectors: QueryVectors, text: str) -> Any:
+    return (await vectors.embed([text], model=MODEL, dimension=DIMENSION))[0]
+
+
+async def test_each_text_has_its_own_vector_in_order(vectors: QueryVectors) -> None:
+    texts = ["arrow", "bow", "arrow", "quiver"]
+    found = await vectors.embed(texts, model=MODEL, dimension=DIMENSION)
+
+    assert all(np.allclose(vector, embed(text), atol=1e-6) for text, vector in zip(texts, found, strict=True))
+
+
+async def test_a_query_that_was_asked_before_is_remembered(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    first, again = await one(vectors, "arrow"), await one(vectors, "arrow")
+
+    assert np.array_equal(first, again)
+    assert len(embedder.calls) == 1
+
+
+async def test_the_model_and_the_dimension_are_told_apart(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    await vectors.embed(["arrow"], model=MODEL, dimension=DIMENSION)
+    await vectors.embed(["arrow"], model="another", dimension=DIMENSION)
+    smaller = await vectors.embed(["arrow"], model=MODEL, dimension=100)
+
+    assert smaller[0].shape == (100,)
+    assert len({(call["model"], call.get("dimensions")) for call in embedder.calls}) == 3
+
+
+async def test_a_lone_query_goes_off_at_once_and_what_comes_behind_goes_together(
+    vectors: QueryVectors, embedder: FakeEmbedder
+) -> None:
+    embedder.delay_seconds = 0.2
+    await asyncio.gather(*(one(vectors, f"query {number}") for number in range(30)))
+
+    sizes = [len(call["input"]) for call in embedder.calls]
+    assert sizes[:PARALLEL_CALLS] == [1] * PARALLEL_CALLS
+    assert sum(sizes) == 30
+    assert len(sizes) == PARALLEL_CALLS + 1
+
+
+async def test_the_queries_of_one_search_go_together(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    await vectors.embed([f"query {number}" for number in range(8)], model=MODEL, dimension=DIMENSION)
+
+    assert [len(call["input"]) for call in embedder.calls] == [8]
+
+
+async def test_one_call_has_so_many_texts_and_no_more(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    embedder.delay_seconds = 0.05
+    await asyncio.gather(*(one(vectors, f"query {number}") for number in range(3 * MAX_TEXTS)))
+
+    assert max(len(call["input"]) for call in embedder.calls) == MAX_TEXTS
+    assert sorted(embedder.texts) == sorted(f"query {number}" for number in range(3 * MAX_TEXTS))
+
+
+async def test_identical_queries_at_a_time_are_asked_once(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    embedder.delay_seconds = 0.1
+    found = await asyncio.gather(*(one(vectors, "arrow") for _ in range(20)))
+
+    assert embedder.texts == ["arrow"]
+    assert all(np.array_equal(vector, found[0]) for vector in found)
+
+
+async def test_a_refused_text_fails_its_own_callers_only(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    embedder.delay_seconds = 0.1
+    first = [asyncio.create_task(one(vectors, f"first {number}")) for number in range(PARALLEL_CALLS)]
+    async with asyncio.timeout(10):
+        while len(embedder.calls) < PARALLEL_CALLS:  # noqa: ASYNC110  # it is another thread's
+            await asyncio.sleep(0.01)
+    together = [asyncio.create_task(one(vectors, f"together {number}")) for number in range(3)]
+    await asyncio.gather(*first)
+    refusal = {"error": {"message": "too long", "type": "invalid_request_error", "param": None, "code": None}}
+    embedder.failures = [JSONResponse(refusal, 400), JSONResponse(refusal, 400)]  # the call, then its first text
+
+    answers = await asyncio.gather(*together, return_exceptions=True)
+
+    assert [isinstance(answer, InvalidRequest) for answer in answers] == [True, False, False]
+
+
+async def test_an_error_reaches_everybody_and_is_not_remembered(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+    embedder.failures = [JSONResponse({"error": {"message": "away"}}, 503)]
+    answers = await asyncio.gather(one(vectors, "arrow"), one(vectors, "arrow"), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [EmbeddingUnavailable] * 2
+    assert np.allclose(await one(vectors, "arrow"), embed("arrow"), atol=1e-6)
+
+
+async def test_a_caller_that_goes_away_leaves_the_others_their_answer(
+    vectors: QueryVectors, embedder: FakeEmbedder
+) -> None:
+    embedder.delay_seconds = 0.2
+    gone, staying = asyncio.create_task(one(vectors, "arrow")), asyncio.create_task(one(vectors, "arrow"))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+
+    assert np.allclose(await staying, embed("arrow"), atol=1e-6)
+    assert gone.cancelled()
+
+
+async def test_the_oldest_are_forgotten_when_there_are_too_many(embeddings: Embeddings, embedder: FakeEmbedder) -> None:
+    vectors = QueryVectors(embeddings, cache_bytes=3 * (4 * DIMENSION + 550))
+    for text in ("one", "two", "three", "one", "four", "one", "two"):
+        await one(vectors, text)
+
+    assert embedder.texts == ["one", "two", "three", "four", "two"]
+
+
+async def test_to_remember_nothing_is_possible(embeddings: Embeddings, embedder: FakeEmbedder) -> None:
+    vectors = QueryVectors(embeddings, cache_bytes=0)
+    await one(vectors, "arrow")
+    await one(vectors, "arrow")
+
+    assert embedder.texts == ["arrow", "arrow"]
+
+
+async def test_a_search_that_is_repeated_embeds_its_query_once(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, embedder: FakeEmbedder
+) -> None:
+    store = await openai.vector_stores.create()
+    await http.post(f"/v1/vector_stores/{store.id}/embeddings", json={"content": "Arrows fly."})
+    for _ in range(3):
+        await openai.vector_stores.search(store.id, query=["arrows", "bows"])
+
+    assert sorted(embedder.texts) == ["Arrows fly.", "arrows", "bows"]
