@@ -2,7 +2,8 @@
 # Schemathesis leaves the parameters of its types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUntypedFunctionDecorator=false
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -28,6 +29,8 @@ EXCLUDED: list[Any] = [
     positive_data_acceptance,  # a schema cannot say that fields exclude each other, nor that a key was used before
     allow_header_conformance,  # `/embeddings/batch` can be read as well: there may be a chunk with the id `batch`
 ]
+# What PostgreSQL or UTF-8 cannot hold, ways out of a path, and far too much.
+JUNK = ["%00", "a%00b", "%ff", "%ed%a0%80", "%0a", "..%2f..%2fetc", "%25", "-1", "9" * 400, "a" * 5000]
 bounded = examples(
     max_examples=6,
     derandomize=True,
@@ -99,6 +102,16 @@ def existing(call: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def requests_with(junk: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every operation with junk for its ids, and once more with junk for each of its query's fields."""
+    for path, operations in description.raw_schema["paths"].items():
+        for method, operation in operations.items():
+            url = re.sub(r"{\w+}", junk, path)
+            parameters = operation.get("parameters", [])
+            queries = [f"?{parameter['name']}={junk}" for parameter in parameters if parameter["in"] == "query"]
+            yield from ((method, url + query, operation["responses"]) for query in ("", *queries))
+
+
 def aimed(case: Case, existing: dict[str, str]) -> Case:
     """The case with ids that exist instead of zeros, which stand there when it is about something else."""
     for name, value in case.path_parameters.items():
@@ -114,6 +127,16 @@ def test_every_answer_is_described(case: Case, call: dict[str, Any], existing: d
 
 def test_every_answer_to_requests_that_follow_each_other_is_described(machine: type[APIStateMachine]) -> None:
     machine.run(settings=examples(bounded, max_examples=15, stateful_step_count=6))
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_in_a_url_gets_an_answer_that_is_described(call: dict[str, Any], junk: str) -> None:
+    with httpx.Client(base_url=call["base_url"], headers=call["headers"]) as http:
+        answers = [(http.request(method, url), described) for method, url, described in requests_with(junk)]
+
+    unexpected = [answer.url for answer, described in answers if str(answer.status_code) not in described]
+    assert unexpected == []
+    assert {answer.status_code for answer, _ in answers} <= {200, 400, 404}
 
 
 def test_every_failure_that_is_described_has_the_envelope() -> None:
