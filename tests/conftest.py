@@ -19,6 +19,7 @@ from api.app import create_app
 from api.settings import Settings
 from api.tables import migrations
 from api.up.embedded_postgres import DATABASE, EmbeddedPostgres
+from tests import openai_contract
 from tests.fake_embedder import FakeEmbedder
 
 KEY = "sk-quiver-test-0123456789"
@@ -134,7 +135,9 @@ def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
 
 def _client(app: FastAPI) -> AsyncOpenAI:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    http = httpx.AsyncClient(transport=transport, base_url="http://quiver")
+    http = httpx.AsyncClient(
+        transport=transport, base_url="http://quiver", event_hooks={"response": [openai_contract.verify]}
+    )
     return AsyncOpenAI(base_url="http://quiver/v1", api_key=KEY, max_retries=0, http_client=http)
 
 
