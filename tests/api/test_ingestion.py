@@ -147,6 +147,28 @@ async def test_a_file_that_kills_its_workers_is_given_up(
     assert (failed.status, failed.last_error.code) == ("failed", "server_error")
 
 
+async def test_a_worker_that_is_asked_to_stop_hands_its_file_back_uncounted(
+    openai: AsyncOpenAI, store: str, settings: dict[str, Any], database: str, embedder: FakeEmbedder, tmp_path: Path
+) -> None:
+    await attach(openai, store, b"Text.")
+    embedder.delay_seconds = 40
+    environment = {
+        "DATABASE_URL": database,
+        "EMBEDDING__BASE_URL": embedder.base_url,
+        "FILES_DIR": str(settings["files_dir"]),
+    }
+    async with worker_process(environment, tmp_path) as worker, asyncio.timeout(SECONDS):
+        while not embedder.calls:  # noqa: ASYNC110  # it is another thread's
+            await asyncio.sleep(0.05)
+        worker.terminate()
+        await worker.wait()
+
+    assert await execute(database, "SELECT starts FROM vector_store_files") == [(0,)]
+    assert await execute(database, "SELECT status FROM procrastinate_jobs WHERE task_name = 'ingest_file'") == [
+        ("todo",)
+    ]
+
+
 async def test_a_file_that_is_cancelled_while_it_is_embedded_leaves_nothing(
     openai: AsyncOpenAI, store: str, settings: dict[str, Any], embedder: FakeEmbedder
 ) -> None:
