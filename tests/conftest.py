@@ -21,6 +21,7 @@ from api.tables import migrations
 from api.up.embedded_postgres import DATABASE, EmbeddedPostgres
 from tests import openai_contract
 from tests.fake_embedder import FakeEmbedder
+from tests.servers import Server
 
 KEY = "sk-quiver-test-0123456789"
 TEMPLATE = "quiver_template"
@@ -124,6 +125,15 @@ async def openai(serve: Serve, settings: dict[str, Any]) -> AsyncIterator[AsyncO
 async def http(openai: AsyncOpenAI) -> httpx.AsyncClient:
     """The same application without the client's manners: whatever is sent arrives as it is."""
     return raw(openai)
+
+
+@pytest.fixture
+def server(settings: dict[str, Any]) -> Iterator[Server]:
+    """The application behind a real socket."""
+    server = Server(create_app(make_settings(**settings)))
+    server.start()
+    yield server
+    server.stop()
 
 
 def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
