@@ -1,6 +1,7 @@
 """What callers get: vectors, scores and sparse vectors, in the shape they asked in."""
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 from uuid import uuid4
@@ -16,6 +17,7 @@ from embedder.registry import Declaration
 from embedder.schemas import EncodingFormat, VectorType
 
 Vectors = NDArray[np.float32]
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def vectors_of(computed: Computed) -> Vectors:
@@ -53,8 +55,11 @@ def check_dimensions(declaration: Declaration, wanted: int, *, own: int) -> None
 
 
 def normalized(vectors: Vectors) -> Vectors:
+    if len(vectors) == 1:  # most requests: a quarter of the time of what follows
+        row = vectors[0]
+        return (row / max(math.sqrt(row @ row), TINY))[None]
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return vectors / np.maximum(lengths, TINY)
 
 
 def rounded(vectors: Vectors, dtype: VectorType | None) -> Vectors:
@@ -149,7 +154,7 @@ def activated(scores: NDArray[np.float32], *, have: Activation | None, want: Act
         return scores
     if want == "sigmoid":
         return (1 / (1 + np.exp(-scores))).astype(np.float32)
-    inside = np.clip(scores, np.finfo(np.float32).tiny, 1 - np.finfo(np.float32).epsneg)
+    inside = np.clip(scores, TINY, 1 - np.finfo(np.float32).epsneg)
     return (np.log(inside) - np.log1p(-inside)).astype(np.float32)
 
 

@@ -24,6 +24,7 @@ class Metrics:
         self._request_seconds = Histogram(
             f"{PREFIX}request_seconds", "How long a request took.", ["path"], buckets=SECONDS, registry=self.registry
         )
+        self._by_path: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._texts = Counter(f"{PREFIX}texts", "Texts computed.", ["model"], registry=self.registry)
         self._tokens = Counter(f"{PREFIX}tokens", "Tokens computed.", ["model"], registry=self.registry)
         self._padded = Counter(
@@ -40,8 +41,12 @@ class Metrics:
         self.registry.register(PoolCollector(pool))
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
-        self._requests.labels(path, status).inc()
-        self._request_seconds.labels(path).observe(seconds)
+        counters = self._by_path.get((path, status))
+        if counters is None:  # looking labels up costs more than counting
+            counters = self._requests.labels(path, status), self._request_seconds.labels(path)
+            self._by_path[path, status] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
 
     def count_batch(self, model: str, batch: BatchReport) -> None:
         self._texts.labels(model).inc(batch.texts)

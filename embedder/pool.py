@@ -40,11 +40,13 @@ class Pool:
         registry: Registry | None = None,
         load: Loader = engines.load,
         on_batch: Reports | None = None,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._settings = settings
         self._registry = registry or Registry(settings.config, otherwise=[default_declaration(settings)])
         self._load_engine = load
         self._on_batch = on_batch
+        self._poll_seconds = poll_seconds
         self._models: dict[str, Model] = {}  # by name, in the file's order
         self._by_name: dict[str, Model] = {}  # aliases included
         self._being_added: set[str] = set()
@@ -210,7 +212,7 @@ class Pool:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
             await self._follow_file()
             now = time.monotonic()
             for model in self._models.values():

@@ -75,16 +75,21 @@ def holds_key(request: Request, *keys: SecretStr | None) -> bool:
 
 async def read_body(request: Request) -> bytes:
     limit = service_of(request).settings.max_request_bytes
-    too_large = RequestTooLarge(f"The request body is larger than {limit} bytes; send fewer texts at once.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
-        raise too_large
-    body = bytearray()
+        raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+    return b"".join(chunks)
+
+
+def too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than {limit} bytes; send fewer texts at once.")
 
 
 async def compute(

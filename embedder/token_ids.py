@@ -1,17 +1,22 @@
-"""Token ids instead of texts: LangChain and others send those of OpenAI's tokenizer unless told not to."""
+"""Token ids instead of texts: LangChain and others send those of OpenAI's tokenizer unless told not to.
 
+Only the vocabulary of bpe-openai is read: to import the package takes seconds and 100 MB, and decoding is a table.
+"""
+
+import base64
+import gzip
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from pathlib import Path
 
 from embedder.errors import InvalidRequest
 
-if TYPE_CHECKING:
-    from bpe_openai import Encoding
+VOCABULARY = "data/cl100k_base.tiktoken.gz"  # a line for each token: its bytes in base64, its id
 
 
 def decode(lists: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of cl100k_base's token ids. Blocks; the first call takes seconds: the vocabulary is read.
+    """The texts of cl100k_base's token ids, special tokens left out. Blocks; the first call reads the vocabulary.
 
     Raises:
         InvalidRequest: an id is none of that vocabulary's.
@@ -20,20 +25,22 @@ def decode(lists: Sequence[Sequence[int]]) -> list[str]:
 
 
 def decode_one(ids: Sequence[int], index: int) -> str:
-    try:
-        if min(ids) < 0:
-            raise KeyError(min(ids))
-        text = encoding().decode(list(ids))
-    except KeyError as error:
+    tokens = vocabulary()
+    if min(ids) < 0 or max(ids) >= len(tokens):
         message = f"'input[{index}]' holds token ids that are not of cl100k_base; send the texts themselves."
-        raise InvalidRequest(message, param="input") from error
-    if not text:
-        raise InvalidRequest(f"'input[{index}]' is an empty text.", param="input")
-    return text
+        raise InvalidRequest(message, param="input")
+    return b"".join(tokens[id] for id in ids).decode(errors="replace")
 
 
 @cache
-def encoding() -> "Encoding":
-    from bpe_openai import get_encoding
-
-    return get_encoding("cl100k_base")
+def vocabulary() -> list[bytes]:
+    found = find_spec("bpe_openai")
+    if found is None or not found.submodule_search_locations:
+        message = "Token ids cannot be read here: pip install bpe-openai, or send the texts themselves."
+        raise InvalidRequest(message, param="input")
+    lines = gzip.decompress((Path(found.submodule_search_locations[0]) / VOCABULARY).read_bytes()).splitlines()
+    tokens = [b""] * len(lines)
+    for line in lines:
+        token, _, id = line.partition(b" ")
+        tokens[int(id)] = base64.b64decode(token)
+    return tokens
