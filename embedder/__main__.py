@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import os
 import signal
 import socket
 import sys
@@ -137,7 +138,15 @@ def give_up(message: str) -> NoReturn:
 
 
 def main() -> None:
-    program(prog_name="python -m embedder")
+    """Run the program, and end at once when it is over: a model that is still being loaded would abort the process."""
+    status: object = 0
+    try:
+        program(prog_name="python -m embedder")
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":

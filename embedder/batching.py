@@ -248,7 +248,7 @@ class Batcher:
 
 
 def rows_of(rows: Rows) -> Sequence[Row]:
-    return rows if isinstance(rows, list) else list(rows)
+    return rows if isinstance(rows, list) else list(rows.copy())  # an engine may write its next answer over this one
 
 
 def characters_of(text: Text) -> int:

@@ -62,9 +62,10 @@ def serve() -> Serve:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where exported models are kept, for all tests."""
-    return tmp_path_factory.mktemp("models")
+def cache(pytestconfig: pytest.Config) -> Path:
+    """Where exported models are kept, from one run of the tests to the next: to export one takes half a minute."""
+    assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
+    return pytestconfig.cache.mkdir("models")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import numpy as np
 from embedder.engines import Engine, Kind, ModelFacts, ModelSpec, Rows, SparseVector, Text, Tokens
 
 WINDOW = 1000
+MOST_TEXTS = 256
 
 
 class LetterEngine:
@@ -33,6 +34,7 @@ class LetterEngine:
         self.batches: list[list[str]] = []
         self.begun = threading.Event()
         self.is_closed = False
+        self._answer = np.empty((MOST_TEXTS, letters), np.float32)  # written over by each batch, as some engines do
         self._free = threading.Event()
         self._free.set()
 
@@ -62,7 +64,8 @@ class LetterEngine:
             return [sparse(counts(text)) for text in texts]
         if self.facts.kind == "rerank":
             return np.array([overlap(*text.split("|", 1)) for text in texts], dtype=np.float32)
-        return np.array([counts(text) for text in texts], dtype=np.float32)
+        self._answer[: len(texts)] = [counts(text) for text in texts]
+        return self._answer[: len(texts)]
 
     def close(self) -> None:
         self.is_closed = True

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 
-from embedder.engines import Engine, Tokens
+from embedder.engines import Tokens
 from tests.embedder.conftest import Serve
 from tests.embedder.letter_engine import LetterEngine
 
@@ -174,8 +174,8 @@ def test_the_server_is_importable_without_torch_and_what_else_takes_long() -> No
     assert done.stdout == "set()\n"
 
 
-def test_the_most_texts_of_one_request_are_a_setting(serve: Serve, minilm: Engine) -> None:
-    with serve(minilm, served_name=None, max_texts=2) as address:
-        response = httpx.post(f"{address}/embeddings", json={"model": MODEL, "input": ["a", "b", "c"]})
+def test_the_most_texts_of_one_request_are_a_setting(serve: Serve) -> None:
+    with serve(LetterEngine(), max_texts=2) as address:
+        response = httpx.post(f"{address}/embeddings", json={"model": "letters", "input": ["a", "b", "c"]})
 
     assert response.json()["error"]["message"] == "'input' has 3 texts; send at most 2 in one request."
