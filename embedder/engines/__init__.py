@@ -58,7 +58,7 @@ class SparseVector:
     values: NDArray[np.float32]
 
 
-# One row for each text, in the batch's order: float32 (texts, dimensions), a list of sparse vectors, or scores (texts,).
+# One row for each text, in the batch's order: float32 (texts, dimensions), sparse vectors, or scores (texts,).
 Rows = NDArray[np.float32] | list[SparseVector]
 
 
