@@ -28,7 +28,8 @@ def other(serve: Serve) -> Iterator[str]:
 
 
 async def compute(url: str, texts: list[str], *, prompt: str = "", **fields: Any) -> Computed:
-    declaration = Declaration(name="far", kind="http", url=url, **({"remote_model": "letters"} | fields))
+    declared = {"name": "far", "kind": "http", "url": url, "remote_model": "letters"}
+    declaration = Declaration.model_validate(declared | fields)
     remote = Remote(declaration, max_queued_tokens=1000)
     try:
         return await remote.compute(texts, prompt=prompt)
