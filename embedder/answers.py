@@ -18,10 +18,13 @@ from embedder.schemas import EncodingFormat, VectorType
 
 Vectors = NDArray[np.float32]
 TINY = float(np.finfo(np.float32).tiny)
+SAME = 1e-6  # a length of one, as nearly as float32 can tell
 
 
 def vectors_of(computed: Computed) -> Vectors:
     """The rows of a dense model, shape (texts, dimensions)."""
+    if len(computed.rows) == 1:  # most requests
+        return cast("Vectors", computed.rows[0])[None]
     return np.array(computed.rows, dtype=np.float32)
 
 
@@ -55,9 +58,9 @@ def check_dimensions(declaration: Declaration, wanted: int, *, own: int) -> None
 
 
 def normalized(vectors: Vectors) -> Vectors:
-    if len(vectors) == 1:  # most requests: a quarter of the time of what follows
-        row = vectors[0]
-        return (row / max(math.sqrt(row @ row), TINY))[None]
+    if len(vectors) == 1:  # most requests: a quarter of the time of what follows, or less
+        square = float(vectors[0] @ vectors[0])
+        return vectors if abs(square - 1) < SAME else vectors / max(math.sqrt(square), TINY)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
     return vectors / np.maximum(lengths, TINY)
 

@@ -2,6 +2,9 @@
 
 from typing import ClassVar, Literal, TypedDict
 
+import orjson
+from starlette.responses import Response
+
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
@@ -128,3 +131,12 @@ class ModelUnavailable(Exception):
 
 class ConfigurationWrong(Exception):
     """The file of models cannot be read or written; the message says where and why."""
+
+
+def error_response(error: ApiError) -> Response:
+    return Response(
+        orjson.dumps(error.envelope()),
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/json",
+    )
