@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import structlog
 from filelock import FileLock
 
 from embedder.engines import Activation, Kind
@@ -22,6 +23,8 @@ FORMAT = 1  # of what is written here; raised when an older export can no longer
 RECIPE_FILE = "recipe.json"
 TOKENIZER_FILE = "tokenizer.json"
 LIBRARIES = ("openvino", "nncf", "onnxruntime", "onnx", "torch", "transformers", "sentence-transformers", "tokenizers")
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,6 @@ def made(final: Path) -> Generator[Path | None]:
 
     When the block raises, nothing is left.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{final}.lock"):
         if final.exists():
             yield None
@@ -74,6 +76,18 @@ def made(final: Path) -> Generator[Path | None]:
             filling.rename(final)
         finally:
             shutil.rmtree(filling, ignore_errors=True)
+
+
+def writable(cache: Path) -> Path:
+    """The cache, or a directory for this process alone when nothing can be kept there."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        instead = Path(tempfile.mkdtemp(prefix="quiver-models-"))
+        log.warning("cache_not_writable", directory=str(cache), reason=error.strerror, instead=str(instead))
+        return instead
+    return cache
 
 
 def write_recipe(directory: Path, recipe: Recipe) -> None:

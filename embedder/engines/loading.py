@@ -10,7 +10,7 @@ import structlog
 
 from embedder.engines import Engine, ModelSpec, public_name, sources, usable_cores
 from embedder.engines.choices import Choice, accelerator, candidates, hardware
-from embedder.engines.exports import TOKENIZER_FILE, made, place, read_recipe
+from embedder.engines.exports import TOKENIZER_FILE, made, place, read_recipe, writable
 from embedder.engines.token_engine import Session, TokenEngine
 from embedder.errors import ModelUnavailable
 
@@ -99,7 +99,7 @@ def load_by_torch(spec: ModelSpec, *, cache: Path, choices: list[Choice]) -> Eng
         directory = sources.find(spec.source)
         if directory is None:
             raise FileNotFoundError("it was downloaded, yet its files are not in the hub's cache")
-        engine = choose_engine(original, Kept(cache, spec, sources.fingerprint(directory), choices))
+        engine = choose_engine(original, Kept(writable(cache), spec, sources.fingerprint(directory), choices))
     except ModelUnavailable:
         raise
     except Exception as error:  # as when it is opened: a model can be wrong in any way

@@ -96,9 +96,9 @@ class Contest:
                 EXPORTERS[choice.name](self._plain, filling)
                 session = open_session(filling, choice, spec=self._kept.spec)
                 recipe = replace(self._plain.recipe, fidelity=self._check(session, choice))
+                session.close()  # some systems move no file that is open
                 (filling / TOKENIZER_FILE).write_text(self._plain.tokenizer)
                 write_recipe(filling, recipe)
-                return session
         return open_session(export, choice, spec=self._kept.spec)
 
     def _enter_torch(self, choice: Choice) -> Session:
