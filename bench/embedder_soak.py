@@ -1,4 +1,4 @@
-"""The embedder under load while its models change: `python bench/embedder_soak.py --seconds 60`.
+"""The embedder under load while its models change: `python -m bench.embedder_soak --seconds 60`.
 
 Clients ask for vectors as fast as they are answered; meanwhile models are registered, swapped, disabled and removed.
 Every answer must be right or a 429, memory must stay, and in the end nothing may be left unanswered.
@@ -23,12 +23,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from tests.embedder import tiny_models
+from tests.processes import free_port, running
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.embedder import tiny_models  # noqa: E402  # found only now
-from tests.processes import free_port, running  # noqa: E402
-
 ADMIN_KEY = "sk-soak"
 WORDS = tiny_models.WORDS[4:]
 SAME = 1e-3  # between two answers for one text: batches of other sizes round otherwise

@@ -25,6 +25,7 @@ from embedder.service import Service
 from embedder.settings import Settings
 
 MISCONFIGURED = 2  # the exit status when the embedder cannot start as it is configured
+KEEP_ALIVE_SECONDS = 75  # longer than callers keep idle connections: else one may be closed as a request comes
 GRACE_SECONDS = 30  # then requests that are still not finished are dropped
 
 log = structlog.get_logger()
@@ -102,6 +103,7 @@ async def run_on(bound: socket.socket, settings: Settings) -> None:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         host, port = bound.getsockname()[:2]
         log.info("ready", host=host, port=port, models=[model.declaration.name for model in pool.models])

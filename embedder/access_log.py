@@ -26,9 +26,10 @@ log = structlog.get_logger()
 class AccessLog:
     """The line goes past structlog where it is JSON: that would cost a request more than its routing does."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, form: Literal["json", "console"]) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, form: Literal["json", "console"], is_written: bool) -> None:
         self._app = app
         self._metrics = metrics
+        self._is_written = is_written
         self._write = write_json if form == "json" else write_console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +57,7 @@ class AccessLog:
             path: str = scope["path"]
             route = scope.get("route")
             self._metrics.count_request(route.path if route is not None else UNMATCHED, status, seconds)
-            if not path.endswith(QUIET):
+            if self._is_written and not path.endswith(QUIET):
                 milliseconds = round(seconds * 1000, 1)
                 self._write(request_id, method=scope["method"], path=path, status=status, milliseconds=milliseconds)
 
@@ -69,10 +70,8 @@ def request_id_of(scope: Scope) -> str:
 
 
 def write_json(request_id: str, **facts: str | float) -> None:
-    if not structlog.is_configured() or log.is_enabled_for(20):
-        moment = datetime.now(UTC)
-        line = {"event": "request", **facts, "request_id": request_id, "level": "info", "timestamp": moment}
-        sys.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode() + "\n")
+    line = {"event": "request", **facts, "request_id": request_id, "level": "info", "timestamp": datetime.now(UTC)}
+    sys.stderr.write(orjson.dumps(line, option=orjson.OPT_UTC_Z).decode() + "\n")
 
 
 def write_console(request_id: str, **facts: str | float) -> None:

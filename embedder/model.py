@@ -67,6 +67,7 @@ class Model:
         self._open_runtime = open_runtime
         self._runtime: Runtime | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._is_gone = False
         self._retiring: set[asyncio.Task[None]] = set()
         self.facts: ModelFacts | None = None  # since it was first loaded
 
@@ -108,6 +109,8 @@ class Model:
         """
         self.used_at = time.monotonic()
         while self._runtime is None:
+            if self._is_gone:
+                raise NotFound(f"The model {self.declaration.name!r} has been removed.", param="model")
             if not self.declaration.enabled:
                 raise NotFound(
                     f"The model {self.declaration.name!r} is disabled.", param="model", code="model_disabled"
@@ -118,7 +121,7 @@ class Model:
                 raise Unready(f"The model {self.declaration.name!r} is being loaded; try again.", code="model_loading")
             self.waiting_for_load += 1
             try:
-                await asyncio.shield(self.load())
+                await asyncio.wait([self.load()])
             finally:
                 self.waiting_for_load -= 1
         return self._runtime
@@ -136,7 +139,8 @@ class Model:
                 loaded = self.declaration
                 await self._load_once(loaded)
         finally:
-            self._loading = None
+            if self._loading is asyncio.current_task():
+                self._loading = None
 
     async def _load_once(self, declaration: Declaration) -> None:
         started = time.perf_counter()
@@ -165,6 +169,11 @@ class Model:
             self._loading = None
         self.error = None
         self._replace_runtime(None)
+
+    def remove(self) -> None:
+        """Unload, for good: who still waits for the model hears that it is gone."""
+        self._is_gone = True
+        self.unload()
 
     async def retired(self) -> None:
         """Wait until what was unloaded or replaced has finished, and given its memory back."""

@@ -5,11 +5,11 @@ it has answered whatever it was asked; so no change fails a request.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -109,15 +109,18 @@ class Pool:
             InvalidRequest: the model cannot be loaded.
         """
         self._check_free(declaration)
+        if taken := self._being_added.intersection(declaration.names):
+            raise Conflict(f"A model is being added under the name {min(taken)!r}.")
         self._guard(self._registry.check_writable)
         model = Model(declaration, self._open_runtime)
         self._being_added.update(declaration.names)
         try:
             if declaration.enabled:
-                await asyncio.shield(model.load())
+                await asyncio.wait([model.load()])
             if model.error is not None:
                 raise InvalidRequest(f"The model cannot be loaded: {model.error}", code="model_unavailable")
             async with self._changing:
+                self._check_free(declaration)  # the file may have been edited meanwhile
                 self._guard(partial(self._registry.put, declaration))
                 self._models[declaration.name] = model
                 self._index()
@@ -151,7 +154,7 @@ class Pool:
             self._guard(partial(self._registry.put, declaration))
             self._redeclare(model, declaration)
         if model.is_loading:
-            await asyncio.shield(model.load())
+            await asyncio.wait([model.load()])
         return model.status()
 
     def _declared(self, name: str) -> Model:
@@ -162,7 +165,7 @@ class Pool:
 
     def _check_free(self, declaration: Declaration, *, but: Model | None = None) -> None:
         for name in declaration.names:
-            if self._by_name.get(name, but) is not but or name in self._being_added:
+            if self._by_name.get(name, but) is not but:
                 raise Conflict(f"The name {name!r} is taken; remove the model that has it, or choose another.")
         if len(set(declaration.names)) < len(declaration.names):
             raise Conflict(f"The model {declaration.name!r} has an alias twice, or one that is its name.")
@@ -186,7 +189,7 @@ class Pool:
 
     def _discard(self, model: Model) -> None:
         """Let a model go that is declared no longer, when it has finished."""
-        model.unload()
+        model.remove()
         self._removed = {gone for gone in self._removed if gone.is_retiring} | {model}
 
     def _adopt(self, declarations: list[Declaration]) -> None:
@@ -239,7 +242,7 @@ class Pool:
         if declaration.kind == "http":
             return Remote(declaration, max_queued_tokens=queued)
         spec = spec_of(declaration, threads=settings.threads)
-        load = partial(self._load_engine, spec, cache=Path(settings.cache_dir))
+        load = partial(self._load_engine, spec, cache=settings.cache_dir.expanduser())
         loaded: list[Engine] = []
         try:
             for _ in range(declaration.replicas):
@@ -299,7 +302,8 @@ async def in_thread(work: Callable[[], Engine]) -> Engine:
             engine = work()
         except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it, whatever it is
             failure = error
-        loop.call_soon_threadsafe(settle, engine, failure)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends, and nobody waits
+            loop.call_soon_threadsafe(settle, engine, failure)
 
     threading.Thread(target=run, daemon=True, name="load a model").start()
     return await done

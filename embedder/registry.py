@@ -105,7 +105,7 @@ class Registry:
     """The file of declarations. Without a path there is nothing to write to: changes are refused."""
 
     def __init__(self, path: Path | None, *, otherwise: list[Declaration]) -> None:
-        self._path = path
+        self._path = path.expanduser() if path is not None else None
         self._otherwise = otherwise  # what is declared as long as there is no file
         self._seen: tuple[int, int, int] | None = None
 

@@ -74,7 +74,8 @@ async def opened(settings: Settings, metrics: Metrics, *, load: Loader = engines
 def assemble(
     settings: Settings, metrics: Metrics, *, lifespan: Callable[[Starlette], object] | None = None
 ) -> Starlette:
-    middleware = [Middleware(AccessLog, metrics=metrics, form=settings.log_format)]
+    is_written = settings.log_level in ("debug", "info")
+    middleware = [Middleware(AccessLog, metrics=metrics, form=settings.log_format, is_written=is_written)]
     if settings.cors_origins:
         middleware.append(
             Middleware(

@@ -1,6 +1,7 @@
 """Models changed while requests run: the pool itself, on engines that count letters."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -24,9 +25,19 @@ class Shelf:
 
     def __init__(self) -> None:
         self.loaded: list[tuple[ModelSpec, LetterEngine]] = []
+        self._free = threading.Event()
+        self._free.set()
+
+    def hold(self) -> None:
+        """Let nothing be loaded until `release`."""
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
 
     def load(self, spec: ModelSpec, *, cache: Path) -> Engine:
         del cache
+        self._free.wait(DEADLINE_SECONDS)
         if spec.source == "broken":
             raise ModelUnavailable("The model 'broken' is broken.")
         if spec.source == "wild":
@@ -248,6 +259,22 @@ async def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(shelf: Sh
 
         assert await ask(pool, "a") == 3
     assert len(shelf.loaded) == 2
+
+
+async def test_who_waits_for_a_model_that_is_removed_hears_of_it(shelf: Shelf, file: Path) -> None:
+    async with pooled(shelf, file) as pool:
+        shelf.hold()
+        await pool.change("a", enabled=False)
+        changing = asyncio.create_task(pool.change("a", enabled=True))
+        await until(pool, "a", "loading")
+        waiting = asyncio.create_task(ask(pool, "a"))
+        await asyncio.sleep(0)
+        await pool.unregister("a")
+        shelf.release()
+
+        with pytest.raises(NotFound, match="'a' has been removed"):
+            await waiting
+        await changing
 
 
 async def test_replicas_are_loaded_with_the_threads_shared_out(shelf: Shelf, file: Path) -> None:

@@ -43,7 +43,7 @@ def embedder(
 def is_healthy(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 
@@ -83,6 +83,17 @@ def test_sigterm_lets_a_request_in_flight_finish_and_ends_with_0(
     assert answer.startswith(b"HTTP/1.1 200")
     events = [(line["event"], line.get("path"), line.get("status")) for line in lines(embedder.stderr)]
     assert events[-2:] == [("ready", None, None), ("request", "/v1/embeddings", 200)]
+
+
+def test_a_signal_while_the_model_is_loaded_is_a_clean_end(tmp_path: Path, port: int) -> None:
+    command = [sys.executable, "-m", "embedder", "--port", str(port)]
+    environment = os.environ | {"EMBEDDER_CACHE_DIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        assert "exporting" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(SHUTDOWN_SECONDS) == 0
 
 
 def test_a_port_in_use_is_told_at_once() -> None:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from typing import Any
@@ -143,6 +144,20 @@ def test_a_request_id_is_given_back_and_made_where_there_is_none(http: httpx.Cli
     assert given.headers["x-request-id"] == "abc-1"
     assert made.headers["x-request-id"].startswith("req_")
     assert unusable.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(("level", "lines"), [("info", 1), ("warning", 0)])
+def test_a_request_is_one_line_of_json_unless_the_log_is_for_worse(
+    serve: Serve, capfd: pytest.CaptureFixture[str], level: str, lines: int
+) -> None:
+    with serve(LetterEngine(), log_level=level) as address:
+        httpx.get(f"{address}/v1/models", headers={"x-request-id": "mine"})
+        httpx.get(f"{address}/health")
+    written = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+
+    assert [(line["path"], line["status"], line["request_id"]) for line in written] == [
+        ("/v1/models", 200, "mine")
+    ] * lines
 
 
 def test_a_bug_is_a_500_in_the_envelope_with_its_request_id(serve: Serve) -> None:
