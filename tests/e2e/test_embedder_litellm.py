@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 from openai import OpenAI
 
 from tests.embedder import tiny_models
@@ -36,6 +37,7 @@ class Served:
     embedder_url: str
     proxy_url: str
     scores: list[float]  # as sentence-transformers itself gives them to the documents
+    weights: NDArray[np.float32]  # the documents' sparse vectors, written out, as it gives them
 
     @property
     def proxy(self) -> OpenAI:
@@ -57,14 +59,16 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("served")
     reranker = tiny_models.save_cross_encoder(directory / "reranker")
+    splade = tiny_models.save_splade(directory / "splade")
     scores = tiny_models.scores(reranker, [(QUERY, document) for document in DOCUMENTS]).tolist()
+    weights = tiny_models.sparse_vectors(splade, DOCUMENTS)
     embedder_url, proxy_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
     environment = {
         "PYTHONPATH": str(ROOT),
         "EMBEDDER_PORT": embedder_url.rpartition(":")[2],
         "EMBEDDER_API_KEY": EMBEDDER_KEY,
-        "EMBEDDER_CONFIG": str(write_models(directory, reranker)),
+        "EMBEDDER_CONFIG": str(write_models(directory, reranker, splade)),
         "EMBEDDER_CACHE_DIR": str(pytestconfig.cache.mkdir("models")),
     }
     proxy_environment = {
@@ -88,13 +92,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
             log=directory / "proxy.log",
         ),
     ):
-        yield Served(embedder_url, proxy_url, scores)
+        yield Served(embedder_url, proxy_url, scores, weights)
 
 
-def write_models(directory: Path, reranker: Path) -> Path:
+def write_models(directory: Path, reranker: Path, splade: Path) -> Path:
     models = [
         {"name": "minilm", "model": "all-minilm-l6-v2", "matryoshka": True, "query_prompt": "query: "},
         {"name": "reranker", "model": str(reranker), "engine": "torch"},
+        {"name": "splade", "model": str(splade), "engine": "torch"},
     ]
     path = directory / "models.yaml"
     path.write_text(yaml.safe_dump({"models": models}))
@@ -164,6 +169,17 @@ def test_a_ranking_through_the_proxy_is_cut_and_carries_its_documents(served: Se
 
 def document_text(result: Any) -> str:
     return result["document"]["text"]
+
+
+def test_sparse_vectors_are_those_of_sentence_transformers(served: Served) -> None:
+    headers = {"authorization": f"Bearer {EMBEDDER_KEY}"}
+    body = {"model": "splade", "input": DOCUMENTS}
+    answer = httpx.post(f"{served.embedder_url}/v1/sparse_embeddings", json=body, headers=headers).json()
+
+    written_out = np.zeros_like(served.weights)
+    for row, item in zip(written_out, answer["data"], strict=True):
+        row[item["indices"]] = item["values"]
+    assert np.allclose(written_out, served.weights, atol=1e-4)
 
 
 def test_an_error_of_the_embedder_reaches_the_proxys_caller(served: Served) -> None:
