@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ONNX_OPSET = 17
-CALIBRATION_TEXTS = 160
+CALIBRATION_TEXTS = 160  # with 80, all-minilm-l6-v2 comes out at 0.9975 instead of 0.9978
+# How much of the activations' spread is moved into the weights. Of all-minilm-l6-v2, mean and least cosine over 1,000
+# sentences: 0.5: 0.9916, 0.971; 0.7: 0.9976, 0.994; 0.8: 0.9978, 0.988; 0.95, NNCF's own: 0.9960, 0.981.
+SMOOTHNESS = 0.75
 
 
 class Plain:
@@ -107,6 +110,10 @@ def export_openvino_int8(plain: Plain, directory: Path) -> None:
             subset_size=len(arrays),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHNESS),
+                disable_bias_correction=True,  # it takes as long again, and changed nothing
+            ),
         )
     library.save_model(quantized, directory / OPENVINO_FILE, compress_to_fp16=False)
 
