@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -29,7 +30,17 @@ CHARACTERS_PER_TOKEN = 4  # an estimate, until a large request has been tokenise
 MAX_RETRY_SECONDS = 60
 SMOOTHING = 0.1  # of the measured speed: the weight of the latest batch
 
-Row = NDArray[np.float32] | SparseVector | np.float32
+TINY = float(np.finfo(np.float32).tiny)  # the vector of length nothing stays one
+
+
+class Vector(NamedTuple):
+    """A dense vector: its direction, and how long it was. Nearly everybody wants the direction alone."""
+
+    unit: NDArray[np.float32]
+    length: float
+
+
+Row = Vector | SparseVector | np.float32
 
 log = structlog.get_logger()
 
@@ -248,7 +259,16 @@ class Batcher:
 
 
 def rows_of(rows: Rows) -> Sequence[Row]:
-    return rows if isinstance(rows, list) else list(rows.copy())  # an engine may write its next answer over this one
+    """The rows of a batch, of our own: an engine may write its next answer over this one."""
+    if isinstance(rows, list):
+        return rows
+    return list(rows.copy()) if rows.ndim == 1 else vectors_of(rows)
+
+
+def vectors_of(rows: NDArray[np.float32]) -> list[Vector]:
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    units = rows / np.maximum(lengths, TINY)[:, None]  # for a batch at once: for each answer it would take longer
+    return list(map(Vector, units, lengths.tolist()))
 
 
 def characters_of(text: Text) -> int:

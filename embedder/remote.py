@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from embedder.batching import CHARACTERS_PER_TOKEN, Computed, characters_of
+from embedder.batching import CHARACTERS_PER_TOKEN, Computed, characters_of, vectors_of
 from embedder.engines import ModelFacts, Text
 from embedder.errors import InvalidRequest, QueueFull, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from embedder.registry import Declaration
@@ -77,7 +77,7 @@ class Remote:
             self.facts = ModelFacts(kind="dense", dimensions=rows.shape[1], max_tokens=None, vocabulary_size=0)
             usage = answer.get("usage")
             counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # whatever the other server said
-            return Computed(list(rows), counted if isinstance(counted, int) else estimate)
+            return Computed(vectors_of(rows), counted if isinstance(counted, int) else estimate)
         finally:
             self._under_way -= 1
             self.queued_tokens -= estimate

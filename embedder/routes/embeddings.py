@@ -18,9 +18,11 @@ async def create_embeddings(request: Request) -> Response:
         answers.check_dimensions(model.declaration, wanted.dimensions, own=model.facts.dimensions)
     texts = await service.texts_of(wanted.input)
     computed = await compute(request, model, texts, input_type=wanted.input_type)
-    vectors = answers.shaped(answers.vectors_of(computed), model.declaration, dimensions=wanted.dimensions)
     content = answers.embeddings(
-        vectors, model=model.declaration.name, tokens=computed.tokens, encoding_format=wanted.encoding_format
+        answers.vectors(computed, model.declaration, dimensions=wanted.dimensions),
+        model=model.declaration.name,
+        tokens=computed.tokens,
+        encoding_format=wanted.encoding_format,
     )
     return answer(content, computed)
 

@@ -23,7 +23,7 @@ async def embed(request: Request) -> Response:
     model = dense_model(service, wanted.model)
     options = wanted.options or VectorOptions()
     computed = await compute(request, model, [text for text in texts if text], max_tokens=options.max_seq_length)
-    vectors = answers.shaped(answers.vectors_of(computed), model.declaration, normalize=options.normalize)
+    vectors = answers.vectors(computed, model.declaration, normalize=options.normalize)
     vectors = answers.rounded(vectors, options.dtype)
     dimensions = vectors.shape[1]
     if wanted.text is not None:
@@ -52,7 +52,7 @@ async def batch_embed(request: Request) -> Response:
             answers.dumps({"embeddings": [], "dimensions": facts.dimensions}), media_type="application/json"
         )
     computed = await compute(request, model, wanted.texts)
-    vectors = answers.shaped(answers.vectors_of(computed), model.declaration)
+    vectors = answers.vectors(computed, model.declaration)
     return answer(answers.dumps({"embeddings": vectors, "dimensions": vectors.shape[1]}), computed)
 
 

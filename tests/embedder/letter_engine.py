@@ -2,9 +2,12 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import ascii_lowercase
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from embedder.batching import Computed, Vector
 from embedder.engines import Engine, Kind, ModelFacts, ModelSpec, Rows, SparseVector, Text, Tokens
 
 WINDOW = 1000
@@ -78,6 +81,12 @@ def counts(text: str) -> list[int]:
 def sparse(letters: list[int]) -> SparseVector:
     indices = [index for index, count in enumerate(letters) if count]
     return SparseVector(np.array(indices, np.int32), np.array([letters[index] for index in indices], np.float32))
+
+
+def written_out(computed: Computed) -> NDArray[np.float32]:
+    """The vectors of a dense model as it made them."""
+    rows = cast("Sequence[Vector]", computed.rows)
+    return np.array([row.unit * row.length for row in rows])
 
 
 def overlap(query: str, document: str) -> float:

@@ -112,7 +112,7 @@ def test_the_input_type_chooses_the_prompt(http: httpx.Client, model: str, input
 
 
 def test_a_model_may_be_declared_to_give_vectors_of_any_length(http: httpx.Client) -> None:
-    assert embedding(http, "aab", model="plain")[:3] == [2, 1, 0]
+    assert embedding(http, "aab", model="plain")[:3] == pytest.approx([2, 1, 0])
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
