@@ -224,6 +224,10 @@ class Batcher:
             started = time.perf_counter()
             outcomes = self._outcomes(engine, batch)
             seconds = time.perf_counter() - started
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, ModelFailed):  # the rest of a request that has failed need not be computed
+                    for job in tuple(entry.claims):
+                        self._queue.drop(job)
             self._queue.finish(batch)
             self._loop.call_soon_threadsafe(self._deliver, batch, outcomes, seconds)
 
@@ -240,7 +244,7 @@ class Batcher:
 
     def _deliver(self, batch: Sequence[Entry], outcomes: Sequence[Row | ModelFailed], seconds: float) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
-            for job, positions in entry.claims.items():
+            for job, positions in tuple(entry.claims.items()):  # another replica's thread may drop one of them
                 assert isinstance(job, Request)  # the only jobs that are put
                 job.accept(positions, outcome)
         tokens = sum(entry.length for entry in batch)
