@@ -234,7 +234,10 @@ class Batcher:
     def _outcomes(self, engine: Engine, batch: Sequence[Entry]) -> Sequence[Row | ModelFailed]:
         """Run a batch; when it fails, run its halves, until only those that share the bad text's request fail."""
         try:
-            return rows_of(engine.run([entry.tokens for entry in batch]))
+            rows = rows_of(engine.run([entry.tokens for entry in batch]))
+            if len(rows) != len(batch):
+                raise ValueError(f"{len(rows)} rows for {len(batch)} texts")
+            return rows
         except Exception as error:  # whatever a model raises, the callers of this batch must hear of it
             if len({frozenset(entry.claims) for entry in batch}) == 1:  # they stand and fall together
                 log.error("model_failed", model=self._name, texts=len(batch), exc_info=error)

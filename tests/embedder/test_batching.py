@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.batching import INLINE_CHARACTERS, Batcher, BatchReport, Computed, Limits
+from embedder.engines import Rows, Tokens
 from embedder.errors import InvalidRequest, ModelFailed, QueueFull, ShuttingDown
 from tests.embedder.letter_engine import LetterEngine, counts, written_out
 
@@ -145,6 +146,18 @@ async def test_a_poisoned_batch_fails_only_the_caller_with_the_poison(engine: Le
     assert isinstance(bad, ModelFailed)
     assert not any(isinstance(answer, BaseException) for answer in (good, sharer, also_good))
     assert after.tokens == 1
+
+
+async def test_a_model_that_answers_too_few_fails_and_answers_again() -> None:
+    class Forgetful(LetterEngine):
+        def run(self, batch: Sequence[Tokens]) -> Rows:
+            return super().run(batch[:1])
+
+    async with batching(Forgetful()) as batcher:
+        with pytest.raises(ModelFailed):
+            await batcher.compute(["a", "b"])
+
+        assert (await batcher.compute(["c"])).tokens == 1
 
 
 async def test_what_is_left_of_a_failed_request_is_not_computed(engine: LetterEngine) -> None:
