@@ -1,6 +1,6 @@
 """How fast the embedder is: against the server everybody writes first, infinity-emb, and the processor's own bound.
 
-python -m bench.embedder [--data shared/data/retrieval/cranfield] [--infinity PATH/TO/python] [--engines openvino,torch]
+python -m bench.embedder [--data DIRECTORY] [--infinity PATH/TO/infinity_emb] [--engines openvino,torch]
 
 The servers run at once, on the same cores, and are asked in turns; the one that is asked has the cores to itself. The
 client has a core of its own where there are two. Texts per core-second are counted by the server's own CPU time, which
@@ -75,9 +75,9 @@ def commands(options: argparse.Namespace, directory: Path) -> dict[str, list[str
     python = sys.executable
     found = {"plain": [python, str(ROOT / "bench" / "plain_server.py"), str(directory)]}
     if options.infinity:
-        found["infinity"] = [options.infinity, "-m", "infinity_emb.infinity_server", "v2", "--model-id", str(directory)]
+        found["infinity"] = [options.infinity, "v2", "--model-id", str(directory)]
         found["infinity"] += ["--engine", "torch", "--device", "cpu", "--served-model-name", MODEL, "--host"]
-        found["infinity"] += ["127.0.0.1", "--url-prefix", "/v1", "--no-bettertransformer", "--port"]
+        found["infinity"] += ["127.0.0.1", "--url-prefix", "/v1", "--port"]
     for engine in options.engines.split(","):
         found[f"embedder {engine}"] = [python, "-m", "embedder", "--port"]
     return found
@@ -221,7 +221,7 @@ def compare(expected: np.ndarray, found: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="directory with corpus.jsonl.gz; without it texts are generated")
-    parser.add_argument("--infinity", help="a Python that has infinity-emb[server,torch]")
+    parser.add_argument("--infinity", help="the command infinity_emb, of infinity-emb[server,torch]")
     parser.add_argument("--engines", default="auto,openvino,onnx,torch,openvino-int8,onnx-int8")
     parser.add_argument("--seconds", type=float, default=3.0, help="of one load, in one round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -242,11 +242,13 @@ def main() -> None:
             file.write_bytes(b"\n".join(what[kind].bodies))
         servers: list[Served] = []
         for name, command in commands(options, directory).items():
-            if name.startswith("embedder"):  # the first start exports; the second is what one waits for
-                with served(name, command, cores=cores, cache=options.cache):
-                    pass
-            servers.append(stack.enter_context(served(name, command, cores=cores, cache=options.cache)))
-            print(f"started {name}", file=sys.stderr)
+            try:
+                if name.startswith("embedder"):  # the first start exports; the second is what one waits for
+                    with served(name, command, cores=cores, cache=options.cache):
+                        pass
+                servers.append(stack.enter_context(served(name, command, cores=cores, cache=options.cache)))
+            except (RuntimeError, OSError) as error:
+                print(f"{name} does not start here: {error}")
         texts = sentences(options.data)
         expected = vectors(servers[0], texts)
         checked = {server.name: compare(expected, vectors(server, texts)) for server in servers}
