@@ -217,12 +217,15 @@ class Pool:
         while True:
             await asyncio.sleep(self._poll_seconds)
             await self._follow_file()
-            now = time.monotonic()
-            for model in self._models.values():
-                idle, runtime = model.declaration.idle_unload_seconds, model.loaded
-                if idle and runtime and not runtime.requests_under_way and now - model.used_at > idle:
-                    log.info("model_unloaded", model=model.declaration.name, idle_seconds=idle)
-                    model.unload()
+            self._unload_idle()
+
+    def _unload_idle(self) -> None:
+        now = time.monotonic()
+        for model in self._models.values():
+            idle, runtime = model.declaration.idle_unload_seconds, model.loaded
+            if idle and runtime and not runtime.requests_under_way and now - model.used_at > idle:
+                log.info("model_unloaded", model=model.declaration.name, idle_seconds=idle)
+                model.unload()
 
     async def _follow_file(self) -> None:
         async with self._changing:
