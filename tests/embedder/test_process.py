@@ -90,7 +90,7 @@ def test_a_signal_while_the_model_is_loaded_is_a_clean_end(tmp_path: Path, port:
     environment = os.environ | {"EMBEDDER_CACHE_DIR": str(tmp_path)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
-        assert "exporting" in process.stderr.readline()
+        assert any("exporting" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(SHUTDOWN_SECONDS) == 0
