@@ -79,13 +79,16 @@ async def stack_database(postgres: EmbeddedPostgres, template: str) -> AsyncIter
 
 
 @pytest.fixture(scope="session")
-def stack(
-    stack_database: str, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
-) -> Iterator[Stack]:
+def model_cache(pytestconfig: pytest.Config) -> str:
+    """Where exported models are kept from one start to the next: to export one takes half a minute."""
+    assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
+    return str(pytestconfig.cache.mkdir("models"))
+
+
+@pytest.fixture(scope="session")
+def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_cache: str) -> Iterator[Stack]:
     """Everything running, with one filled store for each of the proxy's ways to reach us."""
     directory = tmp_path_factory.mktemp("stack")
-    assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
-    cache = str(pytestconfig.cache.mkdir("models"))  # to export a model takes half a minute
     api_port, proxy_port, embedder_port = free_port(), free_port(), free_port()
     api_url, proxy_url, embedder_url = (f"http://127.0.0.1:{port}" for port in (api_port, proxy_port, embedder_port))
     chat = ChatModel()
@@ -101,7 +104,7 @@ def stack(
     with (
         running(
             [sys.executable, "-m", "embedder"],
-            env={"EMBEDDER_PORT": str(embedder_port), "EMBEDDER_CACHE_DIR": cache},
+            env={"EMBEDDER_PORT": str(embedder_port), "EMBEDDER_CACHE_DIR": model_cache},
             health=f"{embedder_url}/health",
             log=directory / "embedder.log",
         ),

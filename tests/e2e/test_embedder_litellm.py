@@ -56,20 +56,19 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, model_cache: str) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("served")
     reranker = tiny_models.save_cross_encoder(directory / "reranker")
     splade = tiny_models.save_splade(directory / "splade")
     scores = tiny_models.scores(reranker, [(QUERY, document) for document in DOCUMENTS]).tolist()
     weights = tiny_models.sparse_vectors(splade, DOCUMENTS)
     embedder_url, proxy_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
     environment = {
         "PYTHONPATH": str(ROOT),
         "EMBEDDER_PORT": embedder_url.rpartition(":")[2],
         "EMBEDDER_API_KEY": EMBEDDER_KEY,
         "EMBEDDER_CONFIG": str(write_models(directory, reranker, splade)),
-        "EMBEDDER_CACHE_DIR": str(pytestconfig.cache.mkdir("models")),
+        "EMBEDDER_CACHE_DIR": model_cache,
     }
     proxy_environment = {
         "LITELLM_MASTER_KEY": MASTER_KEY,

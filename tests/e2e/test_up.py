@@ -147,9 +147,9 @@ def starter() -> Iterator[StartUp]:
 
 
 @pytest.fixture(scope="module")
-def everything(starter: StartUp, tmp_path_factory: pytest.TempPathFactory) -> Up:
+def everything(starter: StartUp, tmp_path_factory: pytest.TempPathFactory, model_cache: str) -> Up:
     """One complete start for the tests that change nothing in it."""
-    up = starter(tmp_path_factory.mktemp("everything") / "home")
+    up = starter(tmp_path_factory.mktemp("everything") / "home", EMBEDDER_CACHE_DIR=model_cache)
     up.wait_until_ready()
     return up
 
