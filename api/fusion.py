@@ -18,13 +18,18 @@ def reciprocal_ranks(orders: Sequence[tuple[float, Sequence[str]]]) -> dict[str,
 
 
 def weighted(legs: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
-    """Fuse by the weighted mean of scores, each leg's spread over 0..1; what a leg lacks has 0 there."""
+    """Fuse by the weighted mean of scores; what a leg lacks has 0 there."""
     total = sum(weight for weight, _ in legs)
     scores: defaultdict[str, float] = defaultdict(float)
     for weight, leg in legs:
-        for id, score in _spread(leg).items():
+        for id, score in leg.items():
             scores[id] += weight / total * score
     return scores
+
+
+def raised(similarity: Mapping[str, float], shares: Mapping[str, float]) -> dict[str, float]:
+    """Similarities, each raised towards 1 by the share of the words: no score is less than the vectors alone give."""
+    return {id: 1 - (1 - score) * (1 - shares.get(id, 0.0)) for id, score in similarity.items()}
 
 
 def best(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -39,12 +44,3 @@ def best(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def ordered(scores: Mapping[str, float]) -> list[str]:
     """Best first, ties by id."""
     return sorted(scores, key=lambda id: (-scores[id], id))
-
-
-def _spread(scores: Mapping[str, float]) -> dict[str, float]:
-    if not scores:
-        return {}
-    low, high = min(scores.values()), max(scores.values())
-    if low == high:
-        return dict.fromkeys(scores, 1.0)
-    return {id: (score - low) / (high - low) for id, score in scores.items()}

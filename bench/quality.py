@@ -11,6 +11,7 @@ import asyncio
 import csv
 import gzip
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -27,6 +28,7 @@ import bm25s
 import httpx
 import numpy as np
 import Stemmer
+import structlog
 
 from api.app import create_app
 from api.embeddings import Embeddings
@@ -47,13 +49,12 @@ WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "vector": ("simple", {"search_mode": "vector"}),
     "keyword": ("simple", {"search_mode": "keyword"}),
     "hybrid rrf": ("simple", {"ranker": "rrf"}),
-    "hybrid weighted 0.3": ("simple", {"ranker": "weighted", "alpha": 0.3}),
     "hybrid weighted 0.5": ("simple", {"ranker": "weighted", "alpha": 0.5}),
-    "hybrid weighted 0.7": ("simple", {"ranker": "weighted", "alpha": 0.7}),
+    "hybrid weighted": ("simple", {"ranker": "weighted"}),
     "english auto": ("english", {"ranker": "auto"}),
     "english keyword": ("english", {"search_mode": "keyword"}),
     "english hybrid rrf": ("english", {"ranker": "rrf"}),
-    "english hybrid weighted 0.5": ("english", {"ranker": "weighted", "alpha": 0.5}),
+    "english hybrid weighted": ("english", {"ranker": "weighted"}),
 }
 
 Orders = dict[str, list[str]]  # ids of chunks, best first, by the id of the question
@@ -109,13 +110,25 @@ def judge(retrieval_set: RetrievalSet, orders: Orders) -> tuple[float, float]:
     )
 
 
-async def exact(retrieval_set: RetrievalSet, embeddings: Embeddings) -> Orders:
+async def embed(retrieval_set: RetrievalSet, embeddings: Embeddings, cache: Path | None) -> tuple[Any, Any]:
+    """Vectors of the texts and of the questions, of unit length; kept in `cache`, if there is one."""
+    kept = cache and cache / f"{retrieval_set.name}.npz"
+    if kept and kept.exists():
+        with np.load(kept) as vectors:
+            return vectors["texts"], vectors["questions"]
+    texts, questions = [
+        _normal(await embeddings.embed(list(part.values()), model=embeddings.default_model, dimension=None))
+        for part in (retrieval_set.texts, retrieval_set.questions)
+    ]
+    if kept:
+        np.savez(kept, texts=texts, questions=questions)
+    return texts, questions
+
+
+def exact(retrieval_set: RetrievalSet, texts: Any, questions: Any) -> Orders:
     """All vectors compared with all, in memory."""
-    model = embeddings.default_model
     ids = np.array(list(retrieval_set.texts))
-    texts = _normal(await embeddings.embed(list(retrieval_set.texts.values()), model=model, dimension=None))
-    asked = _normal(await embeddings.embed(list(retrieval_set.questions.values()), model=model, dimension=None))
-    nearest = np.argsort(-(asked @ texts.T), axis=1)[:, :DEPTH]
+    nearest = np.argsort(-(questions @ texts.T), axis=1)[:, :DEPTH]
     return {question: ids[row].tolist() for question, row in zip(retrieval_set.questions, nearest, strict=True)}
 
 
@@ -139,9 +152,12 @@ def bm25(retrieval_set: RetrievalSet, *, stems: bool) -> Orders:
     return {question: row.tolist() for question, row in zip(retrieval_set.questions, found, strict=True)}
 
 
-async def fill(http: httpx.AsyncClient, retrieval_set: RetrievalSet, *, language: str) -> str:
+async def fill(http: httpx.AsyncClient, retrieval_set: RetrievalSet, vectors: Any, *, language: str) -> str:
     store = (await _post(http, "/v1/vector_stores", {"metadata": {"language": language}}))["id"]
-    chunks = [{"id": id, "content": text} for id, text in retrieval_set.texts.items()]
+    chunks = [
+        {"id": id, "content": text, "embedding": vector.tolist()}
+        for (id, text), vector in zip(retrieval_set.texts.items(), vectors, strict=True)
+    ]
     for start in range(0, len(chunks), BATCH):
         await _post(http, f"/v1/vector_stores/{store}/embeddings/batch", {"embeddings": chunks[start : start + BATCH]})
     return store
@@ -208,7 +224,7 @@ async def served(settings: Settings) -> AsyncGenerator[tuple[httpx.AsyncClient, 
         yield http, lambda: keywords.index(app.state.resources, seconds=600)
 
 
-async def measure(directories: Sequence[Path]) -> None:
+async def measure(directories: Sequence[Path], cache: Path | None) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory,
         EmbeddedPostgres(Path(directory) / "data", durable=False) as postgres,
@@ -219,7 +235,7 @@ async def measure(directories: Sequence[Path]) -> None:
             _env_file=None,  # pyright: ignore[reportCallIssue]  # pydantic-settings' own
             database_url=postgres.url,  # pyright: ignore[reportArgumentType]  # becomes a secret
             server_api_key=KEY,  # pyright: ignore[reportArgumentType]
-            embedding=EmbeddingSettings(base_url=embedder_url),
+            embedding=EmbeddingSettings(base_url=embedder_url, batch_size=16, timeout_seconds=600),
             max_search_results=DEPTH,
             quiver_data_dir=Path(directory),
             log_level="error",
@@ -228,17 +244,19 @@ async def measure(directories: Sequence[Path]) -> None:
         async with served(settings) as (http, index):
             for directory in directories:
                 retrieval_set = read_set(directory)
-                _print(retrieval_set, await _measure_set(http, index, retrieval_set, embeddings))
+                vectors = await embed(retrieval_set, embeddings, cache)
+                _print(retrieval_set, await _measure_set(http, index, retrieval_set, vectors))
         await embeddings.close()
 
 
 async def _measure_set(
-    http: httpx.AsyncClient, index: Callable[[], Any], retrieval_set: RetrievalSet, embeddings: Embeddings
+    http: httpx.AsyncClient, index: Callable[[], Any], retrieval_set: RetrievalSet, vectors: tuple[Any, Any]
 ) -> dict[str, Orders]:
-    stores = {language: await fill(http, retrieval_set, language=language) for language in ("simple", "english")}
+    texts, questions = vectors
+    stores = {language: await fill(http, retrieval_set, texts, language=language) for language in ("simple", "english")}
     await index()
     orders = {
-        "exact, in memory": await exact(retrieval_set, embeddings),
+        "exact, in memory": exact(retrieval_set, texts, questions),
         "bm25s": bm25(retrieval_set, stems=False),
         "bm25s, stems and stop words": bm25(retrieval_set, stems=True),
     }
@@ -258,12 +276,17 @@ def _print(retrieval_set: RetrievalSet, orders: Mapping[str, Orders]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a directory of sets, each a directory of its own")
-    data: Path = parser.parse_args().data
+    parser.add_argument("--cache", type=Path, help="a directory where vectors are kept from one run to the next")
+    arguments = parser.parse_args()
+    data: Path = arguments.data
     directories = sorted(path.parent for path in data.glob("*/qrels.tsv"))
     if not directories:
         raise SystemExit(f"There is no set in {data}: DIRECTORY/NAME/qrels.tsv")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, bm25s {bm25s.__version__}")
-    asyncio.run(measure(directories))
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, bm25s {bm25s.__version__}"
+    )
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    asyncio.run(measure(directories, arguments.cache))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from api.resources import Resources
 from api.tables import keyword_index
 from api.tables.keyword_index import Behind, Segment
 
-BATCH_CHUNKS = 5_000  # in one transaction, a second or two
+# In one transaction of a few seconds. Most of a language's words are in every batch: larger ones write fewer rows.
+BATCH_CHUNKS = 20_000
+MIN_MERGED_SEGMENTS = 4  # so that a chunk is written anew but once while its segment grows fourfold
 MAX_SEGMENT_CHUNKS = 100_000  # a larger merge would hold the store's index for minutes
 REWRITTEN_SHARE = 0.2  # of a segment's chunks deleted: it is written anew without them
 
@@ -88,8 +90,7 @@ async def _merge(resources: Resources, id: str) -> None:
 def young_segments(segments: list[Segment]) -> list[int]:
     """Those to merge, of all from the youngest on: each as long as those before it are as large together.
 
-    So a store has about as many segments as its number of batches has binary digits, and a chunk is written anew as
-    often.
+    So a store has a few segments of each order of magnitude, and a chunk is written anew about once for each.
     """
     merged: list[int] = []
     chunks = 0
@@ -98,7 +99,7 @@ def young_segments(segments: list[Segment]) -> list[int]:
             break
         merged.append(segment["segment"])
         chunks += segment["chunk_count"]
-    return merged if len(merged) > 1 else []
+    return merged if len(merged) >= MIN_MERGED_SEGMENTS else []
 
 
 def worn_segments(segments: list[Segment]) -> list[list[int]]:

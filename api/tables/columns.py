@@ -130,7 +130,7 @@ class KeywordStores:
     IS_ADOPTED: Final = "is_adopted"
     INDEXED_SEQ: Final = "indexed_seq"
     SETTLING_SEQ: Final = "settling_seq"
-    SETTLING_XID: Final = "settling_xid"
+    SETTLING_AFTER: Final = "settling_after"
 
 
 @final

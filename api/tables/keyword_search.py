@@ -18,15 +18,17 @@ from api.wire import Vector
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most
 
-# Read in 25 ms; a store below some 5,000 chunks is answered in full whatever the question. See decision 5.
-MAX_POSTINGS: Final = 50_000
+# Of the words that are read. A store of a few thousand chunks is answered in full, however long the question. See
+# decision 5.
+MAX_POSTINGS: Final = 20_000
 
 # The chunks are looked up in the order of their scores until enough of them are there and fit the filter, so that a
 # deleted one costs a look and not a result. With LIMIT the lookup stays behind the order.
 WORDED = """
 WITH corpus AS (
     SELECT language::regconfig AS language, sum(chunk_count)::float8 AS chunks,
-           greatest(sum(word_count)::float8 / sum(chunk_count), 1) AS mean_length
+           1.2::float8 * (1 - 0.75) AS of_any_length,
+           1.2::float8 * 0.75 * (sum(chunk_count) / greatest(sum(word_count), 1))::float8 AS of_a_word
     FROM keyword_stores AS indexed JOIN keyword_segments AS segment ON segment.vector_store_id = indexed.vector_store_id
     WHERE indexed.vector_store_id = {store}
     GROUP BY language
@@ -51,7 +53,7 @@ weighed AS MATERIALIZED (
 possible AS (SELECT sum(weight) * 2.2 AS score FROM weighed),
 scored AS (
     SELECT posting.number,
-           sum(weight * frequency * 2.2 / (frequency + 1.2 * (0.25 + 0.75 * length / mean_length))) AS score
+           sum(weight * 2.2 * frequency / (frequency + of_any_length + of_a_word * length)) AS score
     FROM weighed
     CROSS JOIN corpus
     JOIN keyword_postings AS stored ON stored.vector_store_id = {store} AND stored.term = weighed.term
