@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 
 from api.errors import (
     ApiError,
@@ -79,9 +80,19 @@ async def _http_error(request: Request, error: Exception) -> Json:
         case 404:
             return failure(NotFound(f"Invalid URL ({request.method} {path}).", code="unknown_url"))
         case 405:
-            return failure(MethodNotAllowed(f"Not allowed: {request.method} {path}."), headers=error.headers)
+            allowed = {"Allow": ", ".join(_allowed_methods(request))}
+            return failure(MethodNotAllowed(f"Not allowed: {request.method} {path}."), headers=allowed)
         case _:
             return failure(InvalidRequest("The request body cannot be read."))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """All that the path's routes take together; Starlette names those of the first one only."""
+    return [
+        method
+        for method in ("GET", "POST", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _configuration_error(request: Request, error: Exception) -> Json:

@@ -14,6 +14,7 @@ from api.answers import add_error_handlers
 from api.auth import PUBLIC_PATHS, RequireKey, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.idempotency import Idempotency
+from api.openapi import DescribedApp
 from api.resources import Resources
 from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
 from api.settings import Settings
@@ -70,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await resources.close()
 
-    app = FastAPI(
+    app = DescribedApp(
         title="Quiver",
         summary="OpenAI's vector stores on your own PostgreSQL",
         version=version("quiver"),

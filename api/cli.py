@@ -38,6 +38,8 @@ program = typer.Typer(
 )
 database = typer.Typer(help="The tables: bring them up to date, or ask whether they are.", no_args_is_help=True)
 program.add_typer(database, name="db")
+for command in importlib.metadata.entry_points(group="quiver.commands"):  # `quiver models`: the embedder's, not ours
+    program.add_typer(command.load(), name=command.name)
 
 
 def main() -> None:

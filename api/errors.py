@@ -1,6 +1,8 @@
 """The failures Quiver tells its callers about, each with its HTTP status, in OpenAI's error envelope."""
 
-from typing import ClassVar, Literal, TypedDict
+from typing import ClassVar, Literal
+
+from typing_extensions import TypedDict
 
 ErrorType = Literal["invalid_request_error", "authentication_error", "rate_limit_error", "server_error"]
 

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from contextlib import suppress
+from typing import Literal
 
 import procrastinate
 import structlog
@@ -19,7 +20,13 @@ from api.tables import jobs, queue
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 RECONNECT_SECONDS = 2.0
-SHUTDOWN_SECONDS = 10.0  # for jobs under way; one that is cut off is undone and done anew
+# For jobs under way; one that is cut off is handed back and done anew. Docker kills 10 seconds after it has asked.
+SHUTDOWN_SECONDS = 7.0
+
+# Sweeps have their own places, so that files that take hours keep neither them nor the recovery of jobs waiting.
+SWEEPS = "default"
+SWEEPS_AT_ONCE = 4
+SWEEPS_POLL_SECONDS = 2.0
 
 # A worker that says nothing for so long is dead: its jobs are others'. One that was only stopped for a while finds
 # that a file is no longer its own when it comes to write it.
@@ -136,6 +143,8 @@ async def run(settings: Settings) -> None:
         while not stopping.is_set():
             try:
                 await resources.database.chunk_table()
+                async with resources.database.connection() as connection:  # gives up sooner than the queue does
+                    await connection.execute("SELECT 1")
                 log.info("worker_started")
                 await _work_until(stopping, resources)
             except (exceptions.ConnectorException, DatabaseUnavailable) as error:
@@ -146,28 +155,53 @@ async def run(settings: Settings) -> None:
 
 
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
-    async with create_queue(resources).open_async() as app:
-        worker = asyncio.create_task(
-            app.run_worker_async(
-                concurrency=resources.settings.worker_concurrency,
-                install_signal_handlers=False,
-                shutdown_graceful_timeout=SHUTDOWN_SECONDS,
-                update_heartbeat_interval=HEARTBEAT_SECONDS,
-                stalled_worker_timeout=STALLED_SECONDS,
-                delete_jobs="always",
-            )
-        )
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait({worker, stop}, return_when=asyncio.FIRST_COMPLETED)
+    app = create_queue(resources)
+    stop = asyncio.create_task(stopping.wait())
+    opening = asyncio.create_task(_open(app))
+    await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if opening.done():
+            opening.result()
+            await _work_in_both_queues(app, stop, at_once=resources.settings.worker_concurrency)
+    finally:
+        opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
-        if not worker.done():
-            worker.cancel()  # procrastinate's way to ask for a graceful end; without a database it never comes to one
-            await asyncio.wait({worker}, timeout=SHUTDOWN_SECONDS + 1)
-            log.info("worker_stopped")
-            if not worker.done():
-                return
-        with suppress(asyncio.CancelledError):
-            await worker
+        await app.close_async()
+    if stopping.is_set():
+        log.info("worker_stopped")
+
+
+async def _open(app: procrastinate.App) -> None:
+    await app.open_async()
+
+
+async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], *, at_once: int) -> None:
+    workers = [
+        asyncio.create_task(_work(app, jobs.QUEUE, at_once=at_once, listens=True)),
+        asyncio.create_task(_work(app, SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+    ]
+    await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
+    for worker in workers:
+        worker.cancel()  # procrastinate's way to ask for a graceful end; without a database it never comes to one
+    _, unfinished = await asyncio.wait(workers, timeout=SHUTDOWN_SECONDS + 1)
+    if not unfinished:
+        for result in await asyncio.gather(*workers, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+
+async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listens: bool) -> None:
+    await app.run_worker_async(
+        queues=[queue_name],
+        concurrency=at_once,
+        install_signal_handlers=False,
+        listen_notify=listens,
+        fetch_job_polling_interval=5.0 if listens else SWEEPS_POLL_SECONDS,
+        shutdown_graceful_timeout=SHUTDOWN_SECONDS,
+        update_heartbeat_interval=HEARTBEAT_SECONDS,
+        stalled_worker_timeout=STALLED_SECONDS,
+        delete_jobs="always",
+    )
 
 
 async def _sleep_unless(stopping: asyncio.Event, seconds: float) -> None:

@@ -1,10 +1,14 @@
 """`python -m embedder`: load the model, listen, and stop cleanly."""
 
+import asyncio
 import errno
 import gc
+import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -13,12 +17,15 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 
-from embedder import engines, logs
-from embedder.errors import ModelUnavailable
-from embedder.server import create_app
+from embedder import logs
+from embedder.errors import ConfigurationWrong, ModelUnavailable
+from embedder.metrics import Metrics
+from embedder.server import assemble, opened
+from embedder.service import Service
 from embedder.settings import Settings
 
 MISCONFIGURED = 2  # the exit status when the embedder cannot start as it is configured
+KEEP_ALIVE_SECONDS = 75  # longer than callers keep idle connections: else one may be closed as a request comes
 GRACE_SECONDS = 30  # then requests that are still not finished are dropped
 
 log = structlog.get_logger()
@@ -36,28 +43,32 @@ def serve(
             "[EMBEDDER_MODEL, all-minilm-l6-v2]"
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file that declares the models, instead of the one. [EMBEDDER_CONFIG]"),
+    ] = None,
 ) -> None:
-    """Serve embeddings over OpenAI's API: POST /v1/embeddings, GET /v1/models, GET /health.
+    """Serve embeddings, sparse embeddings and reranking over the APIs of OpenAI, Cohere, Jina and others.
 
-    The bundled model needs no network and no key. The port opens when the model is loaded, so the first
-    answer of /health is the sign that all is ready. Ctrl-C or SIGTERM finishes the requests in flight,
-    then ends.
+    The bundled model needs no network and no key. The port opens when it is loaded, so the first answer of
+    /health is the sign that all is ready. Models declared in a file, with EMBEDDER_CONFIG, are loaded while the
+    port is open: /ready says when. Ctrl-C or SIGTERM finishes the requests in flight, then ends.
 
     Each option is also an environment variable (in brackets, with its default), as are EMBEDDER_API_KEY
-    (asked of callers), EMBEDDER_SERVED_NAME, EMBEDDER_THREADS, EMBEDDER_MAX_TEXTS,
-    EMBEDDER_MAX_REQUEST_BYTES, EMBEDDER_LOG_LEVEL (debug, info, warning, error) and EMBEDDER_LOG_FORMAT
-    (json, console).
+    (asked of callers), EMBEDDER_ADMIN_KEY (opens /admin/models), EMBEDDER_SERVED_NAME, EMBEDDER_ENGINE,
+    EMBEDDER_THREADS, EMBEDDER_CACHE_DIR, EMBEDDER_MAX_TEXTS, EMBEDDER_MAX_QUEUED_TOKENS,
+    EMBEDDER_LOG_LEVEL (debug, info, warning, error), EMBEDDER_LOG_FORMAT (json, console) and more.
 
     Try it: `curl localhost:8001/v1/embeddings -d '{"model": "all-minilm-l6-v2", "input": "Hello"}'`
     """
     # uvicorn raises the signal again when it has shut down; this makes it, and one before that, a clean end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_well)
-    settings = read_settings({"host": host, "port": port, "model": model})
+    settings = read_settings({"host": host, "port": port, "model": model, "config": config})
     logs.configure(level=settings.log_level, form=settings.log_format)
     try:
         run(settings)
-    except ModelUnavailable as error:
+    except (ModelUnavailable, ConfigurationWrong) as error:
         give_up(str(error))
     except OSError as error:
         give_up(why_not_listening(error, settings))
@@ -67,7 +78,7 @@ def end_well(_number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-def read_settings(options: dict[str, str | int | None]) -> Settings:
+def read_settings(options: dict[str, str | int | Path | None]) -> Settings:
     try:
         return Settings.model_validate({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
@@ -76,18 +87,35 @@ def read_settings(options: dict[str, str | int | None]) -> Settings:
 
 
 def run(settings: Settings) -> None:
-    with listener(settings) as bound:
-        engine = engines.load(settings)
+    with listener(settings) as bound, asyncio.Runner(loop_factory=new_event_loop()) as runner:
+        runner.run(run_on(bound, settings))
+
+
+async def run_on(bound: socket.socket, settings: Settings) -> None:
+    metrics = Metrics()
+    async with opened(settings, metrics) as pool:
         gc.freeze()  # what was imported stays; walking over it costs a second at exit, and pauses before
+        app = assemble(settings, metrics)
+        app.state.service = Service(settings, pool, metrics)
         config = uvicorn.Config(
-            create_app(settings, engine=engine),
+            app,
+            lifespan="off",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         host, port = bound.getsockname()[:2]
-        log.info("ready", host=host, port=port, model=engine.name, dimensions=engine.dimensions)
-        uvicorn.Server(config).run(sockets=[bound])
+        log.info("ready", host=host, port=port, models=[model.declaration.name for model in pool.models])
+        await uvicorn.Server(config).serve(sockets=[bound])
+
+
+def new_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:  # it is not made for Windows
+        return None
+    return uvloop.new_event_loop
 
 
 def listener(settings: Settings) -> socket.socket:
@@ -112,7 +140,15 @@ def give_up(message: str) -> NoReturn:
 
 
 def main() -> None:
-    program(prog_name="python -m embedder")
+    """Run the program, and end at once when it is over: a model that is still being loaded would abort the process."""
+    status: object = 0
+    try:
+        program(prog_name="python -m embedder")
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":

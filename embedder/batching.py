@@ -1,160 +1,312 @@
-"""The queue in front of a model: whatever waits while the model is busy becomes its next batch.
+"""From requests to an engine and back: admission by tokens, tokenising, threads, answers.
 
-Requests take turns, one batch's worth each, so that a long one does not hold up a short one behind it.
+Small requests are tokenised where they arrive, since handing them over would take longer; large ones in a thread of
+their own, a slice at a time. Each replica of a model has a thread that takes its batches straight from the queue, so
+that it never waits for the event loop between two of them.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
-from embedder.engines import Encoded, Engine
-from embedder.errors import ModelFailed, QueueFull, ShuttingDown
+from embedder.engines import Engine, Rows, SparseVector, Text, Tokens
+from embedder.errors import InvalidRequest, ModelFailed, QueueFull, ShuttingDown
+from embedder.queue import Entry, Job, Queue
+
+INLINE_CHARACTERS = 2_000  # tokenised within half a millisecond
+SLICE_CHARACTERS = 50_000  # some 10 ms: then another request's slice has its turn
+CHARACTERS_PER_TOKEN = 4  # an estimate, until a large request has been tokenised
+MAX_RETRY_SECONDS = 60
+SMOOTHING = 0.1  # of the measured speed: the weight of the latest batch
+
+TINY = float(np.finfo(np.float32).tiny)  # the vector of length nothing stays one
+
+
+class Vector(NamedTuple):
+    """A dense vector: its direction, and how long it was. Nearly everybody wants the direction alone."""
+
+    unit: NDArray[np.float32]
+    length: float
+
+
+Row = Vector | SparseVector | np.float32
 
 log = structlog.get_logger()
 
 
-class Job:
-    """One caller's texts: which of them still wait, and the answer as it fills."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_batch_tokens: int = 1024
+    max_batch_texts: int = 256
+    max_queued_tokens: int = 262_144
 
-    def __init__(self, texts: Sequence[str], *, dimensions: int) -> None:
-        self.texts = texts
-        # Texts of like length share a batch, so that little of it is padding. The longest go first: the last.
-        self.waiting = sorted(range(len(texts)), key=lambda position: len(texts[position]))
-        self.unanswered = len(texts)
-        self.answer = Encoded(np.empty((len(texts), dimensions), dtype=np.float32), [0] * len(texts))
-        self.future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
 
-    def take(self, *, most_texts: int, most_characters: int) -> list[int]:
-        """Positions of texts that, padded to the longest of them, have that many characters; at least one."""
-        longest = len(self.texts[self.waiting[-1]])
-        count = max(1, min(most_texts, most_characters // max(1, longest)))
-        taken = self.waiting[-count:]
-        del self.waiting[-count:]
-        return taken
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a batch was, for whoever counts."""
 
-    def accept(self, positions: list[int], encoded: Encoded) -> None:
-        self.answer.vectors[positions] = encoded.vectors
-        for position, tokens in zip(positions, encoded.tokens, strict=True):
-            self.answer.tokens[position] = tokens
+    texts: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One row for each text, in the texts' order."""
+
+    rows: Sequence[Row]
+    tokens: int  # that the model read
+    cut: Sequence[int] = ()  # positions of the texts that were longer than it reads
+
+
+class Request(Job):
+    """A request whose answer fills up, batch by batch."""
+
+    __slots__ = ("answer", "rows", "unanswered")
+
+    def __init__(self, texts: int) -> None:
+        super().__init__()
+        self.rows: list[Row | None] = [None] * texts
+        self.unanswered = texts
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def accept(self, positions: Sequence[int], outcome: Row | ModelFailed) -> None:
+        if self.answer.done():
+            return
+        if isinstance(outcome, ModelFailed):
+            self.answer.set_exception(outcome)
+            return
+        for position in positions:
+            self.rows[position] = outcome
         self.unanswered -= len(positions)
-        if not self.unanswered and not self.future.done():
-            self.future.set_result(self.answer)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one job has in a batch."""
-
-    job: Job
-    positions: list[int]
+        if not self.unanswered:
+            self.answer.set_result(None)
 
 
 class Batcher:
-    """Feeds one engine from one thread. An async context manager; leaving it finishes what was admitted."""
+    """Feeds a model's replicas. Made within the event loop that asks it; closing finishes what was admitted."""
 
     def __init__(
-        self, engine: Engine, *, max_batch_texts: int, max_batch_characters: int, max_queued_texts: int
+        self,
+        engines: Sequence[Engine],
+        *,
+        limits: Limits,
+        name: str,
+        on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
-        self.engine = engine
-        self._max_batch_texts = max_batch_texts
-        self._max_batch_characters = max_batch_characters
-        self._max_queued_texts = max_queued_texts
-        self._jobs: deque[Job] = deque()
-        self.queued_texts = 0
-        self._changed = asyncio.Event()
-        self._closing = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._worker: asyncio.Task[None] | None = None
+        self.facts = engines[0].facts
+        self.engine_name = engines[0].name
+        self._engines = engines
+        self._limits = limits
+        self._name = name
+        self._on_batch = on_batch
+        self._loop = asyncio.get_running_loop()
+        self._queue = Queue(max_batch_tokens=limits.max_batch_tokens, max_batch_texts=limits.max_batch_texts)
+        self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tokenizer of {name}")
+        self._tokenizing_tokens = 0  # admitted, and not yet in the queue
+        self._under_way = 0
+        self._is_closing = False
+        self._finished = asyncio.Event()
+        self._tokens_per_second = 0.0
+        self._threads = [
+            threading.Thread(target=self._feed, args=(engine,), name=f"model {name}", daemon=True) for engine in engines
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    async def __aenter__(self) -> Self:
-        self._worker = asyncio.create_task(self._work())
-        return self
+    @property
+    def queued_tokens(self) -> int:
+        return self._queue.waiting_tokens + self._tokenizing_tokens
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._worker is not None  # set on entering
-        self._closing = True
-        self._changed.set()
-        await self._worker
-        self._thread.shutdown()
+    @property
+    def requests_under_way(self) -> int:
+        return self._under_way
 
-    async def encode(self, texts: Sequence[str]) -> Encoded:
-        """Vectors and token counts in the order of the texts. A cancelled caller's waiting texts are dropped.
+    async def compute(
+        self, texts: Sequence[Text], *, prompt: str = "", max_tokens: int | None = None, refuses_long: bool = False
+    ) -> Computed:
+        """Compute a row for each text. A cancelled caller's texts leave the queue, unless others want them too.
+
+        Args:
+            texts: single texts; pairs for a rerank model.
+            prompt: put before each text.
+            max_tokens: fewer than the model reads; texts are cut to it.
+            refuses_long: a text that would be cut is an error instead.
 
         Raises:
-            QueueFull: too many texts wait already. An idle queue admits any number.
+            QueueFull: too many tokens wait already. An idle queue admits any number.
+            InvalidRequest: a text is too long and may not be cut.
             ModelFailed: the model raised on these texts.
-            ShuttingDown: the batcher is being left.
+            ShuttingDown: the batcher is being closed.
         """
-        if self._closing:
-            raise ShuttingDown("The embedder is shutting down; try again.")
-        if self.queued_texts and self.queued_texts + len(texts) > self._max_queued_texts:
-            raise QueueFull(f"{self.queued_texts} texts wait for the model already; try again in a second.")
-        job = Job(texts, dimensions=self.engine.dimensions)
-        self._jobs.append(job)
-        self.queued_texts += len(texts)
-        self._changed.set()
+        if self._is_closing:
+            raise ShuttingDown("The model is being taken out of service; try again.")
+        self._under_way += 1
         try:
-            return await job.future
+            tokens = await self._admit(texts, prompt)
+            if max_tokens is not None:
+                tokens = [shortened(one, max_tokens, self._engines[0]) for one in tokens]
+            cut = [position for position, one in enumerate(tokens) if one.total > len(one.ids)]
+            if cut and refuses_long:
+                raise too_long(cut[0], tokens[cut[0]])
+            rows = await self._run([((prompt, max_tokens, text), one) for text, one in zip(texts, tokens, strict=True)])
+            return Computed(rows, sum(len(one.ids) for one in tokens), cut)
         finally:
-            self.queued_texts -= len(job.waiting)  # some are left when it was cancelled or failed
-            job.waiting.clear()
+            self._under_way -= 1
+            if self._is_closing and not self._under_way:
+                self._finished.set()
 
-    async def _work(self) -> None:
-        while True:
-            self._changed.clear()
-            if batch := self._next_batch():
-                await self._encode(batch)
-            elif self._closing:
-                return
-            else:
-                await self._changed.wait()
+    async def close(self) -> None:
+        """Admit no more, finish what was admitted, give the engines' memory back."""
+        self._is_closing = True
+        if self._under_way:
+            await self._finished.wait()
+        self._queue.close()
+        await asyncio.to_thread(self._join)
 
-    def _next_batch(self) -> list[Part]:
-        batch: list[Part] = []
-        texts, characters = self._max_batch_texts, self._max_batch_characters
-        for _ in range(len(self._jobs)):
-            job = self._jobs.popleft()
-            if job.future.done():
-                continue
-            positions = job.take(most_texts=texts, most_characters=characters)
-            self.queued_texts -= len(positions)
-            texts -= len(positions)
-            characters -= sum(len(job.texts[position]) for position in positions)
-            batch.append(Part(job, positions))
-            if job.waiting:
-                self._jobs.append(job)
-            if texts <= 0 or characters <= 0:
-                break
-        return batch
-
-    async def _encode(self, batch: list[Part]) -> None:
-        texts = [part.job.texts[position] for part in batch for position in part.positions]
+    async def _admit(self, texts: Sequence[Text], prompt: str) -> list[Tokens]:
+        queued = self.queued_tokens
+        if queued >= self._limits.max_queued_tokens:
+            raise self._full(queued)
+        lengths = [characters_of(text) for text in texts]
+        if sum(lengths) <= INLINE_CHARACTERS:
+            small = self._engines[0].tokenize(texts, prompt=prompt)
+            self._check_room(queued, sum(len(one.ids) for one in small))
+            return small
+        most = self.facts.max_tokens or math.inf
+        estimate = int(sum(min(most, 2 + length // CHARACTERS_PER_TOKEN) for length in lengths))
+        self._check_room(queued, estimate)
+        self._tokenizing_tokens += estimate
         try:
-            encoded = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.encode, texts)
-        except Exception as error:  # noqa: BLE001  # whatever a model raises, the callers of this batch must hear of it
-            await self._encode_apart(batch, error)
-            return
-        start = 0
-        for part in batch:
-            end = start + len(part.positions)
-            part.job.accept(part.positions, Encoded(encoded.vectors[start:end], encoded.tokens[start:end]))
-            start = end
+            tokens: list[Tokens] = []
+            for some in slices(texts, lengths):
+                tokenize = partial(self._engines[0].tokenize, some, prompt=prompt)
+                tokens += await self._loop.run_in_executor(self._tokenizer, tokenize)
+            return tokens
+        finally:
+            self._tokenizing_tokens -= estimate
 
-    async def _encode_apart(self, batch: list[Part], error: Exception) -> None:
-        """Give each caller of a failed batch a batch of its own: only the one with the bad text fails."""
-        if len(batch) > 1:
-            for part in batch:
-                await self._encode([part])
-            return
-        log.error("model_failed", model=self.engine.name, texts=len(batch[0].positions), exc_info=error)
-        batch[0].job.fail(ModelFailed("The model failed on these texts; the embedder's log says why."))
+    def _check_room(self, queued: int, more: int) -> None:
+        if queued and queued + more > self._limits.max_queued_tokens:
+            raise self._full(queued)
+
+    def _full(self, queued: int) -> QueueFull:
+        """Say when there may be room: when half of what waits is computed."""
+        seconds = queued / 2 / self._tokens_per_second if self._tokens_per_second else 1
+        message = f"{queued} tokens wait for the model {self._name!r} already; try again when Retry-After has passed."
+        return QueueFull(message, retry_after_seconds=max(1, min(MAX_RETRY_SECONDS, math.ceil(seconds))))
+
+    async def _run(self, texts: Sequence[tuple[object, Tokens]]) -> list[Row]:
+        request = Request(len(texts))
+        self._queue.put(request, texts)
+        try:
+            await request.answer
+        finally:
+            if request.unanswered:
+                self._queue.drop(request)
+        return request.rows  # pyright: ignore[reportReturnType]  # all of them are answered
+
+    def _feed(self, engine: Engine) -> None:
+        """What each replica's thread does until the queue is closed."""
+        while batch := self._queue.take():
+            started = time.perf_counter()
+            outcomes = self._outcomes(engine, batch)
+            seconds = time.perf_counter() - started
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, ModelFailed):  # the rest of a request that has failed need not be computed
+                    for job in tuple(entry.claims):
+                        self._queue.drop(job)
+            self._queue.finish(batch)
+            self._loop.call_soon_threadsafe(self._deliver, batch, outcomes, seconds)
+
+    def _outcomes(self, engine: Engine, batch: Sequence[Entry]) -> Sequence[Row | ModelFailed]:
+        """Run a batch; when it fails, run its halves, until only those that share the bad text's request fail."""
+        try:
+            rows = rows_of(engine.run([entry.tokens for entry in batch]))
+            if len(rows) != len(batch):
+                raise ValueError(f"{len(rows)} rows for {len(batch)} texts")
+            return rows
+        except Exception as error:  # whatever a model raises, the callers of this batch must hear of it
+            if len({frozenset(entry.claims) for entry in batch}) == 1:  # they stand and fall together
+                log.error("model_failed", model=self._name, texts=len(batch), exc_info=error)
+                return [ModelFailed("The model failed on these texts; the embedder's log says why.")] * len(batch)
+        half = len(batch) // 2
+        return [*self._outcomes(engine, batch[:half]), *self._outcomes(engine, batch[half:])]
+
+    def _deliver(self, batch: Sequence[Entry], outcomes: Sequence[Row | ModelFailed], seconds: float) -> None:
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            for job, positions in tuple(entry.claims.items()):  # another replica's thread may drop one of them
+                assert isinstance(job, Request)  # the only jobs that are put
+                job.accept(positions, outcome)
+        tokens = sum(entry.length for entry in batch)
+        speed = tokens / max(seconds, 1e-9) * len(self._engines)
+        self._tokens_per_second += (speed - self._tokens_per_second) * (SMOOTHING if self._tokens_per_second else 1)
+        if self._on_batch is not None:
+            padded = max(entry.length for entry in batch) * len(batch)
+            self._on_batch(BatchReport(len(batch), tokens, padded, seconds))
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._tokenizer.shutdown()
+        for engine in self._engines:
+            engine.close()
+
+
+def rows_of(rows: Rows) -> Sequence[Row]:
+    """The rows of a batch, of our own: an engine may write its next answer over this one."""
+    if isinstance(rows, list):
+        return rows
+    return list(rows.copy()) if rows.ndim == 1 else vectors_of(rows)
+
+
+def vectors_of(rows: NDArray[np.float32]) -> list[Vector]:
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    units = rows / np.maximum(lengths, TINY)[:, None]  # for a batch at once: for each answer it would take longer
+    return list(map(Vector, units, lengths.tolist()))
+
+
+def characters_of(text: Text) -> int:
+    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+
+
+def slices(texts: Sequence[Text], lengths: Sequence[int]) -> list[Sequence[Text]]:
+    """Consecutive texts, so many that each slice has about `SLICE_CHARACTERS`."""
+    ends = [0]
+    characters = 0
+    for position, length in enumerate(lengths, 1):
+        characters += length
+        if characters >= SLICE_CHARACTERS or position == len(texts):
+            ends.append(position)
+            characters = 0
+    return [texts[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def shortened(tokens: Tokens, most: int, engine: Engine) -> Tokens:
+    """Cut to fewer tokens than the model reads, keeping the special one that ends the text, if one does."""
+    if len(tokens.ids) <= most:
+        return tokens
+    keeps_last = most > 1 and not engine.decode(tokens.ids[-1:])
+    ids = [*tokens.ids[: most - 1], tokens.ids[-1]] if keeps_last else tokens.ids[:most]
+    types = None if tokens.type_ids is None else tokens.type_ids[:most]
+    return Tokens(ids, tokens.total, types, tokens.text, tokens.prompt)
+
+
+def too_long(position: int, tokens: Tokens) -> InvalidRequest:
+    return InvalidRequest(
+        f"The text at position {position} has {tokens.total} tokens; the model reads at most {len(tokens.ids)}. "
+        "Send less, or declare the model with `truncate: cut`.",
+        param="input",
+    )

@@ -2,6 +2,9 @@
 
 from typing import ClassVar, Literal, TypedDict
 
+import orjson
+from starlette.responses import Response
+
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
@@ -22,13 +25,14 @@ class ApiError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[ErrorType] = "server_error"
     default_code: ClassVar[str] = "server_error"
-    headers: ClassVar[dict[str, str]] = {}
+    default_headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.default_code
+        self.headers = dict(self.default_headers)
 
     def envelope(self) -> Envelope:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
@@ -44,7 +48,7 @@ class Unauthenticated(ApiError):
     status = 401
     type = "invalid_request_error"
     default_code = "invalid_api_key"
-    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+    default_headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
 
 
 class NotFound(ApiError):
@@ -59,6 +63,18 @@ class MethodNotAllowed(ApiError):
     default_code = "method_not_allowed"
 
 
+class Forbidden(ApiError):
+    status = 403
+    type = "invalid_request_error"
+    default_code = "forbidden"
+
+
+class Conflict(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    default_code = "conflict"
+
+
 class RequestTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
@@ -69,7 +85,10 @@ class QueueFull(ApiError):
     status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_seconds)}
 
 
 class ClientGone(ApiError):
@@ -84,11 +103,40 @@ class ModelFailed(ApiError):
     default_code = "model_failed"
 
 
-class ShuttingDown(ApiError):
+class Unready(ApiError):
+    """The model will answer later, or when its operator has put it right."""
+
     status = 503
+    default_code = "model_unavailable"
+    default_headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class ShuttingDown(Unready):
     default_code = "shutting_down"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class UpstreamFailed(ApiError):
+    status = 502
+    default_code = "upstream_failed"
+
+
+class UpstreamTimeout(ApiError):
+    status = 504
+    default_code = "upstream_timeout"
 
 
 class ModelUnavailable(Exception):
-    """The embedder cannot start with this model; the message says what to change."""
+    """A model cannot be loaded; the message says what to change."""
+
+
+class ConfigurationWrong(Exception):
+    """The file of models cannot be read or written; the message says where and why."""
+
+
+def error_response(error: ApiError) -> Response:
+    return Response(
+        orjson.dumps(error.envelope()),
+        status_code=error.status,
+        headers=error.headers,
+        media_type="application/json",
+    )

@@ -1,151 +1,130 @@
-"""The embedder's HTTP side: routes, key, limits, and failures as OpenAI's envelope."""
+"""The embedder's HTTP side: which path leads where, and failures as OpenAI's envelope.
 
-import asyncio
-import secrets
-import time
-from collections.abc import AsyncGenerator
+Starlette alone: importing FastAPI takes half a second of a start that takes one, and each request longer.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Annotated
 
-import orjson
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from embedder import engines, schemas
+from embedder import engines
 from embedder.access_log import REQUEST_ID_HEADER, AccessLog
-from embedder.batching import Batcher
-from embedder.engines import Encoded, Engine
 from embedder.errors import (
     ApiError,
-    ClientGone,
     InvalidRequest,
     MethodNotAllowed,
+    ModelUnavailable,
     NotFound,
-    RequestTooLarge,
-    Unauthenticated,
+    error_response,
 )
+from embedder.fast_path import FastPath
+from embedder.metrics import Metrics
+from embedder.pool import Loader, Pool
+from embedder.routes import embeddings, models, older, operations, rerank
+from embedder.service import Service
 from embedder.settings import Settings
 
-
-@dataclass
-class Service:
-    """What the routes work with. The models are there before the first request is."""
-
-    settings: Settings
-    models: dict[str, Batcher] = field(default_factory=dict[str, Batcher])
-    started_at: int = field(default_factory=lambda: int(time.time()))
-
-    def get_model(self, name: str) -> Batcher:
-        if batcher := self.models.get(name):
-            return batcher
-        served = ", ".join(map(repr, self.models))
-        message = f"The model {name!r} is not served here; served: {served}."
-        raise NotFound(message, param="model", code="model_not_found")
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-async def service_of(request: Request) -> Service:
-    return request.app.state.service
+def create_app(settings: Settings | None = None, *, load: Loader = engines.load) -> Starlette:
+    """Assemble the server. The models are loaded when it starts: see `opened`."""
+    settings = settings or Settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        async with opened(settings, metrics, load=load) as pool:
+            app.state.service = Service(settings, pool, metrics)
+            yield
+
+    return assemble(settings, metrics, lifespan=lifespan)
 
 
-ServiceOf = Annotated[Service, Depends(service_of)]
+@asynccontextmanager
+async def opened(settings: Settings, metrics: Metrics, *, load: Loader = engines.load) -> AsyncGenerator[Pool]:
+    """The models, being loaded; leaving finishes what was admitted.
 
+    A model that stands alone, without a file, is waited for: a server without it would be good for nothing.
 
-async def check_key(request: Request, service: ServiceOf) -> None:
-    if service.settings.api_key is None:
-        return
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    expected = service.settings.api_key.get_secret_value()
-    if scheme.lower() != "bearer" or not secrets.compare_digest(key.strip().encode(), expected.encode()):
-        raise Unauthenticated("The API key is missing or wrong; send it as 'Authorization: Bearer <key>'.")
-
-
-router = APIRouter()
-
-
-@router.get("/health")
-async def health(service: ServiceOf) -> Response:
-    return json_response({"status": "ok", "models": list(service.models)})
-
-
-@router.get("/models", dependencies=[Depends(check_key)])
-async def list_models(service: ServiceOf) -> Response:
-    models = schemas.model_list(list(service.models), created=service.started_at)
-    return json_response(models)
-
-
-@router.post(
-    "/embeddings",
-    dependencies=[Depends(check_key)],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schemas.EmbeddingRequest.model_json_schema()}},
-        }
-    },
-)
-async def create_embeddings(request: Request, service: ServiceOf) -> Response:
-    """Embed a text or a list of texts as unit-length vectors, in their order.
-
-    A text longer than the model's window (256 tokens for all-minilm-l6-v2) is cut to it.
+    Raises:
+        ModelUnavailable: the one model cannot be loaded.
+        ConfigurationWrong: the file is wrong.
     """
-    settings = service.settings
-    body = await read_body(request, limit=settings.max_request_bytes)
-    wanted = schemas.parse_embedding_request(body)
-    batcher = service.get_model(wanted.model)
-    engine = batcher.engine
-    if len(wanted.input) > settings.max_texts:
-        message = f"'input' has {len(wanted.input)} texts; send at most {settings.max_texts} in one request."
-        raise InvalidRequest(message, param="input")
-    if wanted.dimensions not in (None, engine.dimensions):
-        message = (
-            f"The model {engine.name!r} has {engine.dimensions} dimensions and cannot give "
-            f"{wanted.dimensions}; leave 'dimensions' out."
-        )
-        raise InvalidRequest(message, param="dimensions")
-    encoded = await encode_unless_gone(request, batcher, wanted.input)
-    content = schemas.embedding_response(encoded, model=engine.name, encoding_format=wanted.encoding_format or "float")
-    return Response(content, media_type="application/json")
-
-
-async def read_body(request: Request, *, limit: int) -> bytes:
-    too_large = RequestTooLarge(f"The request body is larger than {limit} bytes; send fewer texts at once.")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
-
-
-async def encode_unless_gone(request: Request, batcher: Batcher, texts: list[str]) -> Encoded:
-    """Encode, unless the caller hangs up first: then its texts leave the queue."""
-    encoding = asyncio.create_task(batcher.encode(texts))
-    hanging_up = asyncio.ensure_future(request.receive())  # the body is read: only a disconnect can come
+    pool = Pool(settings, load=load, on_batch=metrics.count_batch)
+    metrics.watch(pool)
+    await pool.start()
     try:
-        await asyncio.wait((encoding, hanging_up), return_when=asyncio.FIRST_COMPLETED)
-        if not encoding.done():
-            raise ClientGone("The caller hung up.")
-        return encoding.result()
+        if settings.config is None:
+            await pool.has_loaded.wait()
+            if error := next(iter(pool.models)).error:
+                raise ModelUnavailable(error)
+        yield pool
     finally:
-        encoding.cancel()
-        hanging_up.cancel()
+        await pool.close()
 
 
-def json_response(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
-
-
-def error_response(error: ApiError) -> Response:
-    return Response(
-        orjson.dumps(error.envelope()),
-        status_code=error.status,
-        headers=error.headers,
-        media_type="application/json",
+def assemble(
+    settings: Settings, metrics: Metrics, *, lifespan: Callable[[Starlette], object] | None = None
+) -> Starlette:
+    is_written = settings.log_level in ("debug", "info")
+    middleware = [Middleware(AccessLog, metrics=metrics, form=settings.log_format, is_written=is_written)]
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
+                expose_headers=[REQUEST_ID_HEADER],
+            )
+        )
+    served = list(routes())
+    middleware.append(Middleware(FastPath, routes=[route for route in served if "POST" in (route.methods or ())]))
+    return Starlette(
+        routes=served,
+        middleware=middleware,
+        exception_handlers={ApiError: answer_api_error, HTTPException: answer_http_exception, Exception: answer_bug},
+        lifespan=lifespan,  # pyright: ignore[reportArgumentType]  # Starlette's own type for it is no public name
     )
+
+
+def routes() -> Iterator[Route]:
+    for prefix in ("/v1", ""):
+        yield Route(f"{prefix}/embeddings", embeddings.create_embeddings, methods=["POST"])
+        yield Route(f"{prefix}/rerank", rerank.rerank, methods=["POST"])
+        for path in ("sparse_embeddings", "embed_sparse"):
+            yield Route(f"{prefix}/{path}", embeddings.create_sparse_embeddings, methods=["POST"])
+        for path, endpoint in {
+            "health": operations.health,
+            "ready": operations.ready,
+            "models": models.list_models,
+            "models/{name:path}": models.retrieve_model,
+        }.items():
+            yield Route(f"{prefix}/{path}", endpoint, methods=["GET"])
+    yield Route("/v2/rerank", rerank.rerank, methods=["POST"])
+    yield Route("/infinity/rerank", rerank.rerank_for_infinity, methods=["POST"])
+    yield Route("/embed", older.embed, methods=["POST"])
+    yield Route("/batch_embed", older.batch_embed, methods=["POST"])
+    yield Route("/metrics", operations.metrics, methods=["GET"])
+    yield Route("/openapi.json", operations.openapi, methods=["GET"])
+    one_model = "/admin/models/{name:path}"
+    administration: list[tuple[str, str, Endpoint]] = [
+        ("GET", "/admin/models", models.list_statuses),
+        ("POST", "/admin/models", models.register_model),
+        ("GET", one_model, models.retrieve_status),
+        ("PATCH", one_model, models.change_model),
+        ("DELETE", one_model, models.unregister_model),
+    ]
+    for method, path, endpoint in administration:
+        yield Route(path, endpoint, methods=[method])
 
 
 async def answer_api_error(_request: Request, error: Exception) -> Response:
@@ -155,7 +134,7 @@ async def answer_api_error(_request: Request, error: Exception) -> Response:
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
     """What the router itself raises: no such path, or not by this method."""
-    assert isinstance(error, StarletteHTTPException)  # registered for these only
+    assert isinstance(error, HTTPException)  # registered for these only
     where = f"{request.method} {request.url.path}"
     if error.status_code == MethodNotAllowed.status:
         response = error_response(MethodNotAllowed(f"{where} is not supported; see the Allow header."))
@@ -170,35 +149,3 @@ async def answer_bug(request: Request, _error: Exception) -> Response:
     response = error_response(ApiError("The embedder failed; its log says why."))
     response.headers[REQUEST_ID_HEADER] = request.state.request_id
     return response
-
-
-def create_app(settings: Settings | None = None, *, engine: Engine | None = None) -> FastAPI:
-    """Assemble the server. Unless an engine is given, the model is loaded before the first request is taken.
-
-    Raises:
-        ModelUnavailable: (when the server starts) the model cannot be loaded.
-    """
-    settings = settings or Settings()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        loaded = engine or await asyncio.to_thread(engines.load, settings)
-        batcher = Batcher(
-            loaded,
-            max_batch_texts=settings.max_batch_texts,
-            max_batch_characters=settings.max_batch_characters,
-            max_queued_texts=settings.max_queued_texts,
-        )
-        async with batcher:
-            app.state.service.models[loaded.name] = batcher
-            yield
-
-    app = FastAPI(title="Quiver embedder", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = Service(settings)
-    app.include_router(router, prefix="/v1")
-    app.include_router(router, include_in_schema=False)
-    app.add_exception_handler(ApiError, answer_api_error)
-    app.add_exception_handler(StarletteHTTPException, answer_http_exception)
-    app.add_exception_handler(Exception, answer_bug)
-    app.add_middleware(AccessLog)
-    return app

@@ -19,7 +19,9 @@ from api.app import create_app
 from api.settings import Settings
 from api.tables import migrations
 from api.up.embedded_postgres import DATABASE, EmbeddedPostgres
+from tests import openai_contract
 from tests.fake_embedder import FakeEmbedder
+from tests.servers import Server
 
 KEY = "sk-quiver-test-0123456789"
 TEMPLATE = "quiver_template"
@@ -125,6 +127,15 @@ async def http(openai: AsyncOpenAI) -> httpx.AsyncClient:
     return raw(openai)
 
 
+@pytest.fixture
+def server(settings: dict[str, Any]) -> Iterator[Server]:
+    """The application behind a real socket."""
+    server = Server(create_app(make_settings(**settings)))
+    server.start()
+    yield server
+    server.stop()
+
+
 def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
     """The HTTP client behind one of OpenAI's."""
     client: httpx.AsyncClient = openai._client  # pyright: ignore[reportPrivateUsage]  # the only way to it
@@ -134,7 +145,9 @@ def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
 
 def _client(app: FastAPI) -> AsyncOpenAI:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    http = httpx.AsyncClient(transport=transport, base_url="http://quiver")
+    http = httpx.AsyncClient(
+        transport=transport, base_url="http://quiver", event_hooks={"response": [openai_contract.verify]}
+    )
     return AsyncOpenAI(base_url="http://quiver/v1", api_key=KEY, max_retries=0, http_client=http)
 
 

@@ -1,6 +1,6 @@
 """`/vector_stores/{id}/embeddings`: litellm-pgvector's way to put chunks in, with reading and deleting beside it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -13,15 +13,17 @@ from api.services import chunks
 
 router = APIRouter(prefix="/vector_stores/{vector_store_id}/embeddings", tags=["Embeddings"], route_class=JsonRoute)
 
+EMBEDS: dict[int | str, dict[str, Any]] = {502: {}, 504: {}}  # how the embedding service fails
 
-@router.post("", response_model=schemas.Embedding)
+
+@router.post("", response_model=schemas.Embedding, responses=EMBEDS)
 async def create_embedding(
     vector_store_id: str, request: schemas.CreateEmbeddingRequest, resources: Opened
 ) -> Response:
     return Json(await chunks.create(resources, vector_store_id, request))
 
 
-@router.post("/batch", response_model=schemas.EmbeddingBatch)
+@router.post("/batch", response_model=schemas.EmbeddingBatch, responses=EMBEDS)
 async def create_embedding_batch(
     vector_store_id: str, request: schemas.CreateEmbeddingBatchRequest, resources: Opened
 ) -> Response:

@@ -16,7 +16,7 @@ from api.services import files
 
 router = APIRouter(prefix="/files", tags=["Files"])
 
-BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
 FORM: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -60,7 +60,7 @@ async def delete_file(file_id: str, resources: Opened) -> Response:
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: BYTES, 206: BYTES | {"description": "The range that was asked for."}},
+    responses={200: BYTES, 206: BYTES | {"description": "The range that was asked for."}, 416: {}},
 )
 async def download_file(file_id: str, request: Request, resources: Opened) -> Response:
     file = await files.get_with_content(resources, file_id)

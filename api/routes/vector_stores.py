@@ -14,7 +14,7 @@ from api.services import search, stores
 router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=JsonRoute)
 
 
-@router.post("", response_model=schemas.VectorStore)
+@router.post("", response_model=schemas.VectorStore, responses={404: {}})
 async def create_vector_store(request: schemas.CreateVectorStoreRequest, resources: Opened) -> Response:
     return Json(await stores.create(resources, request))
 
@@ -41,7 +41,7 @@ async def delete_vector_store(vector_store_id: str, resources: Opened) -> Respon
     return Json(await stores.delete(resources, vector_store_id))
 
 
-@router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage)
+@router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})
 async def search_vector_store(vector_store_id: str, request: schemas.SearchRequest, resources: Opened) -> Response:
     found = await search.search(resources, vector_store_id, request)
     return Json(found.page, headers={"x-quiver-rerank": "unavailable"} if found.is_rerank_missing else None)

@@ -8,6 +8,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -69,6 +70,10 @@ async def ingest(resources: Resources, vector_store_id: str, file_id: str) -> No
             filename = await _fill(resources, vector_store_id, file_id, claim, spool)
             await _complete(resources, vector_store_id, ChunkedFile(file_id, filename, None), claim, spool)
         log.info("file_ingested", **facts, chunks=spool.chunks, seconds=round(time.monotonic() - started, 3))
+    except asyncio.CancelledError:  # this worker stops, which is not the file's fault
+        with suppress(ApiError):
+            await _release(resources, vector_store_id, file_id, claim)
+        raise
     except _Superseded:
         log.info("ingestion_superseded", **facts)
     except ExtractionError as error:
@@ -78,8 +83,7 @@ async def ingest(resources: Resources, vector_store_id: str, file_id: str) -> No
         await _fail(resources, vector_store_id, file_id, claim, {"code": error.code, "message": error.message})
     except ApiError as error:
         if not _is_final(error) and claim["age_seconds"] < resources.settings.ingestion_retry_seconds:
-            async with resources.database.connection() as connection:
-                await vector_store_files.release(connection, vector_store_id, file_id, claim["created_at"])
+            await _release(resources, vector_store_id, file_id, claim)
             raise
         log.warning("file_failed", **facts, code=error.code, message=error.message)
         await _fail(resources, vector_store_id, file_id, claim, {"code": "server_error", "message": error.message})
@@ -224,6 +228,12 @@ async def _fail(resources: Resources, vector_store_id: str, file_id: str, claim:
             usage_bytes=-there["usage_bytes"],
             dimension=None,
         )
+
+
+async def _release(resources: Resources, vector_store_id: str, file_id: str, claim: Claim) -> None:
+    """Have this start not count among those that killed a worker."""
+    async with resources.database.connection() as connection:
+        await vector_store_files.release(connection, vector_store_id, file_id, claim["created_at"])
 
 
 def _is_final(error: ApiError) -> bool:

@@ -28,15 +28,13 @@ SELECT coalesce(-max(priority), 0) AS turn FROM procrastinate_jobs
 WHERE status = 'todo' AND queue_name = %(queue)s AND scheduled_at IS NULL
 """
 
-# Somebody emptied the queue, or restored a dump without it.
+# Somebody emptied the queue, or restored a dump without it. As a difference of sets: a join is looked up row by row
+# where the statistics are of the time before a big batch, in 9 s and not in 0.02 s for 20,000 files.
 LIST_LOST = """
-SELECT vector_store_id, file_id FROM vector_store_files AS file
-WHERE status = 'in_progress'
-  AND NOT EXISTS (
-      SELECT FROM procrastinate_jobs AS job
-      WHERE job.status IN ('todo', 'doing') AND job.queue_name = %(queue)s
-        AND job.args ->> 'vector_store_id' = file.vector_store_id AND job.args ->> 'file_id' = file.file_id)
-ORDER BY vector_store_id, turn
+SELECT vector_store_id, file_id FROM vector_store_files WHERE status = 'in_progress'
+EXCEPT
+SELECT args ->> 'vector_store_id', args ->> 'file_id' FROM procrastinate_jobs
+WHERE status IN ('todo', 'doing') AND queue_name = %(queue)s
 LIMIT 1000
 """
 

@@ -73,10 +73,7 @@ LIMIT 1
 
 LIST = f"""
 SELECT {FILE} FROM vector_store_files
-WHERE vector_store_id = %(vector_store_id)s
-  AND (%(batch_id)s::text IS NULL OR batch_id = %(batch_id)s)
-  AND (%(status)s::text IS NULL OR status = %(status)s)
-  AND {{condition}}
+WHERE vector_store_id = %(vector_store_id)s AND {{condition}}
 ORDER BY vector_store_files.created_at {{direction}}, file_id {{direction}}
 LIMIT %(limit)s
 """  # noqa: S608
@@ -259,6 +256,11 @@ async def list_between(
 ) -> list[VectorStoreFile]:
     """Files of a store, or of one batch, strictly between two positions of the order (created_at, file_id)."""
     condition, params = keyset.between("vector_store_files", above=above, below=below, id="file_id")
+    # Only what is asked for: a condition that may be empty hides from the planner which index serves it.
+    if batch_id is not None:
+        condition = sql.SQL("{} AND batch_id = %(batch_id)s").format(condition)
+    if status is not None:
+        condition = sql.SQL("{} AND status = %(status)s").format(condition)
     statement = sql.SQL(LIST).format(
         condition=condition,
         direction=sql.SQL("ASC" if direction == "asc" else "DESC"),

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.types import FileObject
 
-from api.app import create_app
 from api.blobs import READ_BYTES, WRITE_BYTES
 from api.resources import Resources
 from api.services import files
@@ -41,15 +40,6 @@ END = f"--{BOUNDARY}--\r\n"
 @pytest.fixture
 def blobs(settings: dict[str, Any]) -> Path:
     return settings["files_dir"]
-
-
-@pytest.fixture
-def server(settings: dict[str, Any]) -> Iterator[Server]:
-    """The application behind a real socket."""
-    server = Server(create_app(make_settings(**settings)))
-    server.start()
-    yield server
-    server.stop()
 
 
 async def upload(openai: AsyncOpenAI, name: str = "a.txt", content: bytes = b"hello") -> FileObject:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -41,15 +41,6 @@ async def resources(settings: dict[str, Any]) -> AsyncIterator[Resources]:
     """What another process has, one that may stop at any time."""
     async with opened(settings) as resources:
         yield resources
-
-
-@pytest.fixture
-def server(settings: dict[str, Any]) -> Iterator[Server]:
-    """The application behind a real socket."""
-    server = Server(create_app(make_settings(**settings)))
-    server.start()
-    yield server
-    server.stop()
 
 
 async def create(http: httpx.AsyncClient, name: str = "a", **headers: str) -> httpx.Response:

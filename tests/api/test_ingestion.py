@@ -147,6 +147,28 @@ async def test_a_file_that_kills_its_workers_is_given_up(
     assert (failed.status, failed.last_error.code) == ("failed", "server_error")
 
 
+async def test_a_worker_that_is_asked_to_stop_hands_its_file_back_uncounted(
+    openai: AsyncOpenAI, store: str, settings: dict[str, Any], database: str, embedder: FakeEmbedder, tmp_path: Path
+) -> None:
+    await attach(openai, store, b"Text.")
+    embedder.delay_seconds = 40
+    environment = {
+        "DATABASE_URL": database,
+        "EMBEDDING__BASE_URL": embedder.base_url,
+        "FILES_DIR": str(settings["files_dir"]),
+    }
+    async with worker_process(environment, tmp_path) as worker, asyncio.timeout(SECONDS):
+        while not embedder.calls:  # noqa: ASYNC110  # it is another thread's
+            await asyncio.sleep(0.05)
+        worker.terminate()
+        await worker.wait()
+
+    assert await execute(database, "SELECT starts FROM vector_store_files") == [(0,)]
+    assert await execute(database, "SELECT status FROM procrastinate_jobs WHERE task_name = 'ingest_file'") == [
+        ("todo",)
+    ]
+
+
 async def test_a_file_that_is_cancelled_while_it_is_embedded_leaves_nothing(
     openai: AsyncOpenAI, store: str, settings: dict[str, Any], embedder: FakeEmbedder
 ) -> None:
@@ -204,7 +226,7 @@ async def test_workers_that_are_killed_lose_and_double_nothing(
         for name in names
     ]
     strategy: Any = {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 0}}
-    embedder.delay_seconds = 0.05
+    embedder.delay_seconds = 0.3  # so that many are killed in the middle
     batch = await openai.vector_stores.file_batches.create(store, file_ids=files, chunking_strategy=strategy)
 
     async def left() -> int:
@@ -222,11 +244,11 @@ async def test_workers_that_are_killed_lose_and_double_nothing(
         directory.mkdir()
         while await left() > 20:
             async with worker_process(environment, directory):
-                await asyncio.sleep(chance.uniform(0.1, 3))
+                await asyncio.sleep(chance.uniform(0.5, 4))
             kills += 1
         return kills
 
-    async with asyncio.timeout(300):
+    async with asyncio.timeout(900):
         kills = await asyncio.gather(kill_until_few_are_left("one"), kill_until_few_are_left("two"))
         async with worker_process(environment, tmp_path):
             while await left():  # noqa: ASYNC110  # it works

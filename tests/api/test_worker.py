@@ -162,3 +162,45 @@ async def test_a_worker_survives_the_absence_of_its_database(tmp_path: Path) -> 
             assert worker.returncode is None
     finally:
         server.stop()
+
+
+async def test_files_that_take_long_do_not_keep_a_sweep_waiting(
+    openai: AsyncOpenAI,
+    http: httpx.AsyncClient,
+    database: str,
+    settings: dict[str, Any],
+    embedder: FakeEmbedder,
+    tmp_path: Path,
+) -> None:
+    expired = await filled_store(openai, http)
+    file = await openai.files.create(file=("a.txt", b"Long text."), purpose="assistants")
+    await openai.vector_stores.create(file_ids=[file.id])
+    await expire(database, expired)
+    embedder.delay_seconds = 60
+    environment = {
+        "DATABASE_URL": database,
+        "EMBEDDING__BASE_URL": embedder.base_url,
+        "FILES_DIR": str(settings["files_dir"]),
+        "WORKER_CONCURRENCY": "1",
+    }
+    async with worker_process(environment, tmp_path), asyncio.timeout(SECONDS):
+        while "Long text." not in embedder.texts:  # noqa: ASYNC110  # it is another thread's
+            await asyncio.sleep(0.05)
+        await defer_sweep(database)
+        while (await http.get(f"/v1/vector_stores/{expired}/embeddings")).json()["data"]:  # noqa: ASYNC110  # it works
+            await asyncio.sleep(0.1)
+
+
+async def test_a_worker_that_waits_for_its_database_stops_soon(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    server.start()
+    await migrations.apply(server.url)
+    async with worker_process({"DATABASE_URL": server.url}, tmp_path) as worker:
+        server.stop()
+        async with asyncio.timeout(SECONDS):
+            while "worker_waits_for_database" not in (tmp_path / "worker.log").read_text():  # noqa: ASYNC110  # it writes
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(3)  # by then it looks for the database anew
+        worker.terminate()
+
+        assert await asyncio.wait_for(worker.wait(), 15) == 0

@@ -79,9 +79,13 @@ async def stack_database(postgres: EmbeddedPostgres, template: str) -> AsyncIter
 
 
 @pytest.fixture(scope="session")
-def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(
+    stack_database: str, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Stack]:
     """Everything running, with one filled store for each of the proxy's ways to reach us."""
     directory = tmp_path_factory.mktemp("stack")
+    assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
+    cache = str(pytestconfig.cache.mkdir("models"))  # to export a model takes half a minute
     api_port, proxy_port, embedder_port = free_port(), free_port(), free_port()
     api_url, proxy_url, embedder_url = (f"http://127.0.0.1:{port}" for port in (api_port, proxy_port, embedder_port))
     chat = ChatModel()
@@ -97,7 +101,7 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with (
         running(
             [sys.executable, "-m", "embedder"],
-            env={"EMBEDDER_PORT": str(embedder_port)},
+            env={"EMBEDDER_PORT": str(embedder_port), "EMBEDDER_CACHE_DIR": cache},
             health=f"{embedder_url}/health",
             log=directory / "embedder.log",
         ),

@@ -1,18 +1,20 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from openai import OpenAI
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from starlette.applications import Starlette
 
 from embedder import engines
-from embedder.engines import Engine
+from embedder.engines import Engine, ModelSpec
 from embedder.server import create_app
 from embedder.settings import Settings
+from tests.embedder.letter_engine import loader
 from tests.servers import Server
 
 DEADLINE_SECONDS = 30
@@ -36,7 +38,7 @@ class HermeticSettings(Settings):
 
 
 @contextmanager
-def served(app: FastAPI) -> Generator[str]:
+def served(app: Starlette) -> Generator[str]:
     server = Server(app)
     server.start()
     try:
@@ -45,33 +47,36 @@ def served(app: FastAPI) -> Generator[str]:
         server.stop()
 
 
+def app_of(engine: Engine, **settings: Any) -> Starlette:
+    return create_app(HermeticSettings(**settings), load=loader(engine))
+
+
 @pytest.fixture(scope="session")
 def serve() -> Serve:
-    """Serve an engine with some settings on a real socket; its address is what one gets."""
+    """Serve an engine as the model "letters", with some settings, on a real socket; its address is what one gets."""
 
     def serve(engine: Engine, **settings: Any) -> AbstractContextManager[str]:
-        return served(create_app(HermeticSettings(**settings), engine=engine))
+        return served(app_of(engine, **{"served_name": "letters", **settings}))
 
     return serve
 
 
 @pytest.fixture(scope="session")
-def load() -> Callable[..., Engine]:
-    def load(**settings: Any) -> Engine:
-        return engines.load(HermeticSettings(**settings))
-
-    return load
+def cache(pytestconfig: pytest.Config) -> Path:
+    """Where exported models are kept, from one run of the tests to the next: to export one takes half a minute."""
+    assert pytestconfig.cache is not None  # pytest's own plugin, which nobody switches off
+    return pytestconfig.cache.mkdir("models")
 
 
 @pytest.fixture(scope="session")
-def minilm(load: Callable[..., Engine]) -> Engine:
-    """The bundled model, loaded once."""
-    return load()
+def minilm(cache: Path) -> Engine:
+    """The bundled model, loaded once, as the server loads it."""
+    return engines.load(ModelSpec(engines.BUNDLED_MODEL, normalize=False), cache=cache)
 
 
 @pytest.fixture(scope="session")
 def address(serve: Serve, minilm: Engine) -> Iterator[str]:
-    with serve(minilm, max_request_bytes=1_000_000) as address:
+    with serve(minilm, served_name=None, max_request_bytes=1_000_000) as address:
         yield address
 
 

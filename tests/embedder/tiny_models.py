@@ -1,31 +1,82 @@
 # The types of torch and sentence-transformers name packages that are not installed.
 # pyright: reportUnknownMemberType=false
-"""Real models of a few kilobytes: random weights, thirteen words."""
+"""Real models of a few kilobytes: random weights, the same in every run, and thirteen words."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "dog", "sat", "ran", "on", "mat", "##s", "."]
+# Two layers, 32 dimensions.
+SIZES = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def save_bert(directory: Path) -> Path:
-    """Two layers, 32 dimensions, a window of 16 tokens, in sentence-transformers' format."""
+@contextmanager
+def seeded() -> Generator[None]:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        yield
+
+
+def save_plain(directory: Path, *, architecture: str, **sizes: int) -> Path:
+    """A model as transformers saves it, its weights spread widely, so that different texts get different rows."""
+    import transformers
+
+    library: Any = transformers
+    config = library.BertConfig(**SIZES, intermediate_size=64, initializer_range=0.3, **sizes)
+    with seeded():
+        model = getattr(library, architecture)(config)
+    model.save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(WORDS))
+    transformers.BertTokenizer(str(directory / "vocab.txt")).save_pretrained(directory)
+    return directory
+
+
+def save_bert(directory: Path, *, outliers: bool = False) -> Path:
+    """A dense model with a window of 16 tokens. With outliers, a few great weights leave no room for the others in
+    8 bits.
+    """
+    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
-    from transformers import BertConfig, BertModel, BertTokenizer
 
-    plain, saved = directory / "plain", directory / "tiny-bert"
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config).save_pretrained(plain)
-    (plain / "vocab.txt").write_text("\n".join(WORDS))
-    BertTokenizer(str(plain / "vocab.txt")).save_pretrained(plain)
-    body = Transformer(str(plain), max_seq_length=16)
+    body = Transformer(str(save_plain(directory / "plain", architecture="BertModel")), max_seq_length=16)
+    if outliers:
+        with torch.no_grad():
+            for name, weights in body.named_parameters():
+                if weights.dim() == 2 and "embeddings" not in name:
+                    weights[:, 0] = 300.0
+    saved = directory / "tiny-bert"
     SentenceTransformer(modules=[body, Pooling(32)], device="cpu").save(str(saved))
+    return saved
+
+
+def save_splade(directory: Path) -> Path:
+    """A sparse model: a masked-language head, and the greatest weight of each word."""
+    from sentence_transformers import SparseEncoder
+
+    plain = save_plain(directory / "plain", architecture="BertForMaskedLM", max_position_embeddings=16)
+    saved = directory / "tiny-splade"
+    SparseEncoder(str(plain), device="cpu").save(str(saved))
+    return saved
+
+
+def save_cross_encoder(directory: Path) -> Path:
+    """A rerank model: one score for a pair, by a sigmoid."""
+    from sentence_transformers import CrossEncoder
+
+    plain = save_plain(
+        directory / "plain", architecture="BertForSequenceClassification", max_position_embeddings=32, num_labels=1
+    )
+    saved = directory / "tiny-cross-encoder"
+    CrossEncoder(str(plain), device="cpu").save(str(saved))
     return saved
 
 
@@ -40,7 +91,8 @@ def save_static(directory: Path) -> Path:
     saved = directory / "tiny-static"
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu").save(str(saved))
+    with seeded():
+        SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu").save(str(saved))
     return saved
 
 
@@ -49,3 +101,17 @@ def vectors(model: Path, texts: list[str]) -> NDArray[np.float32]:
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(model), device="cpu").encode(texts, normalize_embeddings=True)
+
+
+def sparse_vectors(model: Path, texts: list[str]) -> NDArray[np.float32]:
+    """One weight for each word of the vocabulary, as sentence-transformers computes them."""
+    from sentence_transformers import SparseEncoder
+
+    return SparseEncoder(str(model), device="cpu").encode(texts).to_dense().numpy()
+
+
+def scores(model: Path, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+    """What sentence-transformers scores the pairs with."""
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(model), device="cpu").predict(pairs)

@@ -20,6 +20,10 @@ CREATE TABLE vector_store_files (
 CREATE INDEX vector_store_files_vector_store_id_created_at_file_id_idx
     ON vector_store_files (vector_store_id, created_at, file_id);
 
+-- Serves the same list with a `filter`: files of one status.
+CREATE INDEX vector_store_files_status_idx
+    ON vector_store_files (vector_store_id, status, created_at, file_id);
+
 -- Serves the deletion of a file, which takes it out of every store.
 CREATE INDEX vector_store_files_file_id_idx ON vector_store_files (file_id);
 

@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from api.app import create_app
 from tests.api.test_files import (
     test_a_file_comes_back_as_it_was_sent,
     test_a_range_behind_the_end_is_refused,
@@ -25,7 +24,7 @@ from tests.api.test_uploads import (
     test_completing_again_answers_as_before,
     test_the_clients_own_chunks_come_back_as_one_file,
 )
-from tests.conftest import KEY, make_settings
+from tests.conftest import KEY
 from tests.s3 import S3
 from tests.servers import Server
 
@@ -49,15 +48,6 @@ SECONDS = 20
 @pytest.fixture
 def settings(settings: dict[str, Any], bucket_url: str) -> dict[str, Any]:
     return settings | {"files_dir": bucket_url}
-
-
-@pytest.fixture
-def server(settings: dict[str, Any]) -> Iterator[Server]:
-    """The application behind a real socket."""
-    server = Server(create_app(make_settings(**settings)))
-    server.start()
-    yield server
-    server.stop()
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: one module for each thing that is asked."""

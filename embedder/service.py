@@ -1,0 +1,190 @@
+"""What every route works with: the models, the keys, the body of a request, and a caller who may hang up."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import orjson
+from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedder import token_ids
+from embedder.batching import Computed
+from embedder.engines import Text
+from embedder.errors import ClientGone, Forbidden, InvalidRequest, RequestTooLarge, Unauthenticated
+from embedder.metrics import Metrics
+from embedder.model import Model
+from embedder.pool import Pool
+from embedder.settings import Settings
+
+PATIENCE_SECONDS = 0.2  # most answers come sooner; only then is it worth to watch for a caller who hangs up
+CUT_HEADER = "x-truncated-texts"
+QUERY_TYPES = ("query", "search_query")
+PASSAGE_TYPES = ("passage", "document", "search_document")
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Service:
+    settings: Settings
+    pool: Pool
+    metrics: Metrics
+    started_at: int = field(default_factory=lambda: int(time.time()))
+
+    def check_key(self, request: Request) -> None:
+        if self.settings.api_key is None:
+            return
+        if not holds_key(request, self.settings.api_key, self.settings.admin_key):
+            raise Unauthenticated("The API key is missing or wrong; send it as 'Authorization: Bearer <key>'.")
+
+    def check_admin_key(self, request: Request) -> None:
+        if self.settings.admin_key is None:
+            raise Forbidden("Models cannot be changed over HTTP until EMBEDDER_ADMIN_KEY is set.")
+        if not holds_key(request, self.settings.admin_key):
+            raise Unauthenticated("The admin key is missing or wrong; send it as 'Authorization: Bearer <key>'.")
+
+    def check_texts(self, texts: Sequence[object], *, param: str) -> None:
+        if len(texts) > self.settings.max_texts:
+            message = f"{param!r} has {len(texts)} texts; send at most {self.settings.max_texts} in one request."
+            raise InvalidRequest(message, param=param)
+
+    async def texts_of(self, value: list[str] | list[list[int]]) -> list[str]:
+        """The texts of an `input`, decoded where they are token ids."""
+        self.check_texts(value, param="input")
+        if isinstance(value[0], str):
+            return value  # pyright: ignore[reportReturnType]  # a list of one kind
+        return await asyncio.to_thread(token_ids.decode, value)  # pyright: ignore[reportArgumentType]  # as above
+
+
+def service_of(request: Request) -> Service:
+    return request.app.state.service
+
+
+def holds_key(request: Request, *keys: SecretStr | None) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return False
+    offered = given.strip().encode()
+    return any(key is not None and secrets.compare_digest(offered, key.get_secret_value().encode()) for key in keys)
+
+
+async def read_body(request: Request) -> bytes:
+    limit = service_of(request).settings.max_request_bytes
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    while True:  # Starlette's own stream, without its cost
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The caller hung up.")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_large(limit)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than {limit} bytes; send fewer texts at once.")
+
+
+async def compute(
+    request: Request,
+    model: Model,
+    texts: Sequence[Text],
+    *,
+    kind: str = "dense",
+    input_type: object = None,
+    max_tokens: int | None = None,
+) -> Computed:
+    """A row of the model for each text, unless the caller hangs up first: then the texts leave the queue.
+
+    Raises:
+        InvalidRequest: the model is of another kind, or may not cut a text that is too long.
+    """
+    return await unless_gone(request, rows(model, texts, kind=kind, input_type=input_type, max_tokens=max_tokens))
+
+
+async def rows(
+    model: Model, texts: Sequence[Text], *, kind: str, input_type: object, max_tokens: int | None
+) -> Computed:
+    runtime = await model.runtime()
+    declaration = model.declaration
+    if runtime.facts.kind != kind:
+        paths = {"dense": "/v1/embeddings", "sparse": "/v1/sparse_embeddings", "rerank": "/v1/rerank"}
+        message = f"The model {declaration.name!r} is a {runtime.facts.kind} one; use {paths[runtime.facts.kind]}."
+        raise InvalidRequest(message, param="model", code="wrong_model_kind")
+    return await runtime.compute(
+        texts,
+        prompt=prompt_for(model, input_type),
+        max_tokens=max_tokens,
+        refuses_long=declaration.truncate == "refuse",
+    )
+
+
+def prompt_for(model: Model, input_type: object) -> str:
+    """What is put before a text of this type: as declared, or else as the model itself has it."""
+    facts, declaration = model.facts, model.declaration
+    if facts is None or facts.kind == "rerank":
+        return ""
+    if not isinstance(input_type, str):
+        return facts.default_prompt
+    if input_type in QUERY_TYPES:
+        declared, names = declaration.query_prompt, QUERY_TYPES
+    elif input_type in PASSAGE_TYPES:
+        declared, names = declaration.passage_prompt, PASSAGE_TYPES
+    else:
+        declared, names = None, (input_type,)
+    if declared is not None:
+        return declared
+    return next((facts.prompts[name] for name in names if name in facts.prompts), facts.default_prompt)
+
+
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """Await the work; it is cancelled when the caller hangs up meanwhile."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None  # a request is handled in one
+    watcher: asyncio.Task[None] | None = None
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    def begin_to_watch() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    timer = loop.call_later(PATIENCE_SECONDS, begin_to_watch)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not is_gone or task.uncancel():
+            raise
+        raise ClientGone("The caller hung up.") from None
+    finally:
+        timer.cancel()
+        if watcher is not None:
+            watcher.cancel()
+
+
+def json_response(content: object, *, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+
+
+def answer(content: bytes, computed: Computed) -> Response:
+    """A computed answer, which says how many texts were cut."""
+    headers = {CUT_HEADER: str(len(computed.cut))} if computed.cut else None
+    return Response(content, media_type="application/json", headers=headers)
