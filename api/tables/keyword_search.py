@@ -19,8 +19,8 @@ MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most
 
 # Of the words that are read. A store of a few thousand chunks is answered in full, however long the question. See
-# decision 5.
-MAX_POSTINGS: Final = 20_000
+# decision 5. A question of nothing but one word that is in more chunks is answered from so many of them.
+MAX_POSTINGS: Final = 10_000
 
 # The chunks are looked up in the order of their scores until enough of them are there and fit the filter, so that a
 # deleted one costs a look and not a result. With LIMIT the lookup stays behind the order.
@@ -46,7 +46,7 @@ counted AS (
     GROUP BY asked.term, times, chunks
 ),
 weighed AS MATERIALIZED (
-    SELECT term, times * ln(1 + greatest(chunks - found + 0.5, 0) / (found + 0.5)) AS weight,
+    SELECT term, found, times * ln(1 + greatest(chunks - found + 0.5, 0) / (found + 0.5)) AS weight,
            sum(found) OVER (ORDER BY found, term) AS read, sum(found) OVER (ORDER BY found, term) - found AS read_before
     FROM counted
 ),
@@ -57,7 +57,8 @@ scored AS (
     FROM weighed
     CROSS JOIN corpus
     JOIN keyword_postings AS stored ON stored.vector_store_id = {store} AND stored.term = weighed.term
-    CROSS JOIN LATERAL unnest(numbers, frequencies, lengths) AS posting (number, frequency, length)
+    CROSS JOIN LATERAL (SELECT ceil(%(max_postings)s::float8 * stored.chunk_count / greatest(found, 1))::integer) AS part (size)
+    CROSS JOIN LATERAL unnest(numbers[:size], frequencies[:size], lengths[:size]) AS posting (number, frequency, length)
     WHERE read <= %(max_postings)s OR read_before < %(limit)s
     GROUP BY posting.number
     ORDER BY score DESC, posting.number
