@@ -90,6 +90,18 @@ class EmbeddingTimeout(ApiError):
     default_code = "embedding_timeout"
 
 
+class ModelUnavailable(ApiError):
+    """A reranker or a chat model of the proxy cannot be reached, failed, or answered with something else."""
+
+    status = 502
+    default_code = "model_unavailable"
+
+
+class ModelTimeout(ModelUnavailable):
+    status = 504
+    default_code = "model_timeout"
+
+
 class DatabaseUnavailable(ApiError):
     status = 503
     default_code = "database_unavailable"

@@ -48,6 +48,7 @@ class ChunkTable:
     metadata: Column
     created_at: Column
     has_file_columns: bool
+    has_seq: bool  # a number that rises with every insert, as keyword indexing needs it
     unfilled: tuple[str, ...]  # columns that must have a value and that nothing gives one: no row can be inserted
 
     @property
@@ -109,6 +110,10 @@ def resolve(fields: DbFields, *, schema: str, columns: Iterable[Column]) -> Chun
         schema=schema,
         name=table_name(fields),
         has_file_columns=all(name in found and found[name].type == wanted_type for name, wanted_type in own.items()),
+        has_seq=found[wanted["vector_store_id"]].type in ("text", "varchar")
+        and Embeddings.SEQ in found
+        and found[Embeddings.SEQ].type == "int8"
+        and found[Embeddings.SEQ].has_default,
         unfilled=tuple(
             column.name
             for column in found.values()

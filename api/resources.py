@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
+from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
 from api.tables.database import Database
@@ -16,15 +17,19 @@ class Resources:
     embeddings: Embeddings
     blobs: BlobStore
     query_vectors: QueryVectors
+    proxy: Proxy
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
         blobs = blobs_at(settings.files_dir or settings.quiver_data_dir / "files")
         embeddings = Embeddings(settings.embedding)
         query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
-        return cls(settings, Database(settings), embeddings, blobs, query_vectors)
+        key = settings.embedding.api_key.get_secret_value() if settings.embedding.api_key else ""
+        proxy = Proxy(embeddings.base_url, key=key)
+        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy)
 
     async def close(self) -> None:
         await self.query_vectors.close()
         await self.embeddings.close()
+        await self.proxy.close()
         await self.database.close()

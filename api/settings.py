@@ -40,6 +40,25 @@ class EmbeddingSettings(BaseModel):
     max_attempts: int = Field(default=3, ge=1, le=10, description="Tries of one call before it is given up.")
 
 
+class RerankSettings(BaseModel):
+    required: bool = Field(
+        default=False,
+        description="A search whose reranker is away fails with a 502. Unset: it is answered in the order that it has "
+        "without, and says so in the header `x-quiver-rerank`.",
+    )
+    timeout_seconds: float = Field(default=10, gt=0, description="Longest wait for one call to a reranker.")
+    max_attempts: int = Field(default=2, ge=1, le=10, description="Tries of one call before it is given up.")
+
+
+class RewriteSettings(BaseModel):
+    model: str | None = Field(
+        default=None,
+        description="Chat model that rewrites questions, as the proxy calls it. Unset: `rewrite_query` is refused.",
+    )
+    timeout_seconds: float = Field(default=10, gt=0, description="Longest wait for one rewriting.")
+    max_attempts: int = Field(default=2, ge=1, le=10, description="Tries of one call before it is given up.")
+
+
 class DbFields(BaseModel):
     """Where the chunks are: a table and its six columns. Unset names are the schema's own."""
 
@@ -98,6 +117,12 @@ class Settings(BaseSettings):
     )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
 
+    keyword_language: str = Field(
+        default="simple",
+        pattern="^[a-z_]+$",
+        description="Language of the texts in stores whose metadata names none as `language`: a text search "
+        "configuration of PostgreSQL, such as `english`. `simple` takes words as they are.",
+    )
     query_cache_bytes: int = Field(
         default=32 * 1024 * 1024,
         ge=0,
@@ -113,6 +138,8 @@ class Settings(BaseSettings):
     )
 
     embedding: EmbeddingSettings = EmbeddingSettings()
+    rerank: RerankSettings = RerankSettings()
+    rewrite: RewriteSettings = RewriteSettings()
     db_fields: DbFields = DbFields()
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

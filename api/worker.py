@@ -13,7 +13,7 @@ from procrastinate.jobs import Job
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
 from api.resources import Resources
-from api.services import expiry, files, idempotency, ingestion, uploads, vector_store_files
+from api.services import expiry, files, idempotency, ingestion, keywords, uploads, vector_store_files
 from api.settings import Settings
 from api.tables import jobs, queue
 
@@ -32,6 +32,10 @@ SWEEPS_POLL_SECONDS = 2.0
 # that a file is no longer its own when it comes to write it.
 HEARTBEAT_SECONDS = 5.0
 STALLED_SECONDS = 20.0
+
+# The minute in which a chunk must be found by its words has a pass every ten seconds; one that has much to do ends
+# before a minute, and the next goes on.
+KEYWORDS_SECONDS = 45.0
 
 RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a file; the last is repeated
 
@@ -55,6 +59,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     app = procrastinate.App(connector=queue.connector(resources.settings))
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
+    _add_keywords(app, resources)
     return app
 
 
@@ -103,6 +108,19 @@ def _add_sweeps(app: procrastinate.App, resources: Resources) -> None:
     async def purge_idempotency_keys(timestamp: int) -> None:
         if count := await idempotency.purge(resources):
             log.info("idempotency_keys_purged", count=count)
+
+
+def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * * */10")
+    @app.task(name="index_keywords", queueing_lock="index_keywords", lock="index_keywords", pass_context=False)
+    async def index_keywords(timestamp: int) -> None:
+        if count := await keywords.index(resources, seconds=KEYWORDS_SECONDS):
+            log.info("keywords_indexed", chunks=count)
+
+    @app.periodic(cron="27 * * * *")
+    @app.task(name="sweep_keywords", queueing_lock="sweep_keywords", pass_context=False)
+    async def sweep_keywords(timestamp: int) -> None:
+        await keywords.sweep(resources)
 
 
 async def run(settings: Settings) -> None:

@@ -43,4 +43,5 @@ async def delete_vector_store(vector_store_id: str, resources: Opened) -> Respon
 
 @router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})
 async def search_vector_store(vector_store_id: str, request: schemas.SearchRequest, resources: Opened) -> Response:
-    return Json(await search.search(resources, vector_store_id, request))
+    found = await search.search(resources, vector_store_id, request)
+    return Json(found.page, headers={"x-quiver-rerank": "unavailable"} if found.is_rerank_missing else None)

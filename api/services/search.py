@@ -1,56 +1,91 @@
-"""Search of one store: embed the question, find the nearest chunks, answer in OpenAI's shape."""
+"""Search of one store: embed the question, find and rank the chunks, answer in OpenAI's shape."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+from api import rewriting
 from api.errors import InvalidRequest
 from api.resources import Resources
 from api.schemas import SearchRequest, SearchResult, SearchResultsPage, VectorStore
-from api.services import stores
-from api.tables import chunks, vector_stores
-from api.tables.chunks import Match
+from api.services import ranking, stores
+from api.services.ranking import Answer, Ranked
+from api.tables import vector_stores
 from api.wire import Vector, dump_json, read_vector
 
 DEFAULT_RESULTS = 10
 MAX_LIMIT = 100  # litellm-pgvector's, for its `limit`
 TOUCH_SECONDS = 60  # expiry counts days: a store that is searched all the time is written once a minute
+MAX_REWRITTEN = 4  # questions of one search; each is a call of a chat model
 
 
-async def search(resources: Resources, vector_store_id: str, request: SearchRequest) -> SearchResultsPage:
-    """Find the chunks of a store nearest to a question, or to several at once; nearest first, each chunk once.
+@dataclass(frozen=True)
+class Found:
+    """The page, and whether the reranker that was asked for had a part in it."""
+
+    page: SearchResultsPage
+    is_rerank_missing: bool = False
+
+
+async def search(resources: Resources, vector_store_id: str, request: SearchRequest) -> Found:
+    """Find the chunks of a store that answer a question, or several at once; the best first, each chunk once.
 
     Raises:
         NotFound: there is no such store.
         InvalidRequest: it has expired, or a field of the request does not fit it.
         EmbeddingUnavailable, EmbeddingTimeout: the question could not be embedded.
+        ModelUnavailable: the question could not be rewritten, or not reranked where that is required.
     """
     limit = _limit(resources, request)
     table = await resources.database.chunk_table()
-    questions = _questions(request)
+    plan = ranking.plan(request, table, limit=limit)
+    rewriter = _rewriter(resources, request)
     async with resources.database.connection() as connection:
         store = await stores.get_unexpired(connection, vector_store_id)
         if time.time() - (store["last_active_at"] or 0) > TOUCH_SECONDS:
             await vector_stores.touch(connection, vector_store_id)
-    if store["embedding_dimension"] is None:  # nothing was ever put in
-        return _page(questions, [])
-    queries = await _queries(resources, store, store["embedding_dimension"], questions, request)
-    threshold = (request.ranking_options and request.ranking_options.score_threshold) or 0.0
-    async with resources.database.connection() as connection:
-        found = [
-            await chunks.search(
-                connection,
-                table,
-                vector_store_id,
-                query=query,
-                filter=request.filters,
-                max_distance=2.0 * (1.0 - threshold),
-                limit=limit,
-            )
-            for query in queries
+    questions = _questions(request)
+    if rewriter is not None:
+        questions = [
+            await rewriting.rewrite(resources.proxy, resources.settings.rewrite, model=rewriter, question=question)
+            for question in questions
         ]
-    has_attributes = request.return_metadata is not False
-    return _page(questions, [_result(match, has_attributes) for match in _nearest(found, limit)])
+    dimension = store["embedding_dimension"]
+    if dimension is None:  # nothing was ever put in
+        return Found(_page(questions, []))
+    queries: Sequence[Vector] = []
+    if plan.mode != "keyword":
+        queries = await _queries(resources, store, dimension, questions, request)
+    async with resources.database.connection() as connection:
+        found = await ranking.find(
+            connection, table, vector_store_id, plan, questions=questions, queries=queries, filter=request.filters
+        )
+    answer = await ranking.rank(resources, plan, found, questions=questions)
+    return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
+
+
+def _found(questions: list[str], answer: Answer, threshold: float, limit: int, *, has_attributes: bool) -> Found:
+    results = [_result(ranked, has_attributes) for ranked in answer.ranked[:limit] if ranked.score >= threshold]
+    return Found(_page(questions, results), answer.is_rerank_missing)
+
+
+def _rewriter(resources: Resources, request: SearchRequest) -> str | None:
+    """The model that is to rewrite the questions, None if they stay as they are."""
+    if not request.rewrite_query or request.query is None:
+        return None
+    model = resources.settings.rewrite.model
+    if model is None:
+        raise InvalidRequest(
+            "rewrite_query needs a chat model and none is configured; set REWRITE__MODEL, or leave rewrite_query out.",
+            param="rewrite_query",
+        )
+    if isinstance(request.query, list) and len(request.query) > MAX_REWRITTEN:
+        raise InvalidRequest(
+            f"rewrite_query takes at most {MAX_REWRITTEN} questions at once, not {len(request.query)}.",
+            param="rewrite_query",
+        )
+    return model
 
 
 def _limit(resources: Resources, request: SearchRequest) -> int:
@@ -92,23 +127,14 @@ async def _queries(
     return [query]
 
 
-def _nearest(found: Iterable[Sequence[Match]], limit: int) -> list[Match]:
-    """The best of several questions' matches; a chunk that answers more than one keeps its best distance."""
-    best: dict[str, Match] = {}
-    for matches in found:
-        for match in matches:
-            if match["id"] not in best or match["distance"] < best[match["id"]]["distance"]:
-                best[match["id"]] = match
-    return sorted(best.values(), key=lambda match: (match["distance"], match["id"]))[:limit]
-
-
-def _result(match: Match, has_attributes: bool) -> SearchResult:
+def _result(ranked: Ranked, has_attributes: bool) -> SearchResult:
+    match = ranked.match
     # A table of somebody else's may have any JSON here.
     metadata = cast("dict[str, Any]", match["attributes"]) if isinstance(match["attributes"], dict) else None
     return {
         "file_id": match["file_id"] or match["id"],
         "filename": match["filename"] or _filename(metadata) or match["id"],
-        "score": min(max(1.0 - match["distance"] / 2.0, 0.0), 1.0),
+        "score": ranked.score,
         "attributes": _attributes(metadata) if has_attributes else None,
         "content": [{"type": "text", "text": match["text"]}],
     }

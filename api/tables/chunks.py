@@ -262,18 +262,19 @@ async def search(
     limit: int,
 ) -> list[Match]:
     """The nearest chunks of a store by cosine distance, nearest first, exactly."""
+    condition, params = compile_condition(table, filter)
+    statement = sql.SQL(SEARCH).format(**statement_names(table, vector_store_id), condition=condition)
+    params |= {"query": storable(table, query), "max_distance": max_distance, "limit": limit}
+    return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
+
+
+def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
+    """Which of a store's chunks may be found, and the parameters of that."""
     compiler = FilterCompiler(table.metadata_as_jsonb)
-    condition = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
+    condition: sql.Composable = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
     if table.embedding.is_nullable:
         condition = sql.SQL("{} AND {} IS NOT NULL").format(condition, table.names["embedding"])
-    statement = sql.SQL(SEARCH).format(**statement_names(table, vector_store_id), condition=condition)
-    params = {
-        **compiler.params,
-        "query": storable(table, query),
-        "max_distance": max_distance,
-        "limit": limit,
-    }
-    return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
+    return condition, compiler.params
 
 
 def statement_names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]:

@@ -117,3 +117,51 @@ class IdempotencyKeys:
     STATUS: Final = "status"
     HEADERS: Final = "headers"
     BODY: Final = "body"
+
+
+@final
+class KeywordStores:
+    TABLE: Final = "keyword_stores"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    LANGUAGE: Final = "language"
+    NEXT_NUMBER: Final = "next_number"
+    NEXT_SEGMENT: Final = "next_segment"
+    ADOPTED_ID: Final = "adopted_id"
+    IS_ADOPTED: Final = "is_adopted"
+    INDEXED_SEQ: Final = "indexed_seq"
+    SETTLING_SEQ: Final = "settling_seq"
+    SETTLING_AFTER: Final = "settling_after"
+
+
+@final
+class KeywordChunks:
+    TABLE: Final = "keyword_chunks"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    NUMBER: Final = "number"
+    CHUNK_ID: Final = "chunk_id"
+    SEQ: Final = "seq"
+    LENGTH: Final = "length"
+
+
+@final
+class KeywordSegments:
+    TABLE: Final = "keyword_segments"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    SEGMENT: Final = "segment"
+    FIRST_NUMBER: Final = "first_number"
+    LAST_NUMBER: Final = "last_number"
+    CHUNK_COUNT: Final = "chunk_count"
+    WORD_COUNT: Final = "word_count"
+    DELETED_COUNT: Final = "deleted_count"
+
+
+@final
+class KeywordPostings:
+    TABLE: Final = "keyword_postings"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    TERM: Final = "term"
+    SEGMENT: Final = "segment"
+    CHUNK_COUNT: Final = "chunk_count"
+    NUMBERS: Final = "numbers"
+    FREQUENCIES: Final = "frequencies"
+    LENGTHS: Final = "lengths"

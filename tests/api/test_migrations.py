@@ -271,6 +271,7 @@ async def test_an_adopted_table_has_the_indexes_that_a_fresh_one_has(empty_datab
         "embeddings_pkey",
         "embeddings_vector_store_id_file_id_idx",
         "embeddings_vector_store_id_id_idx",
+        "embeddings_vector_store_id_seq_idx",
     ]
 
 

@@ -1,0 +1,293 @@
+"""The keyword index of each store: which chunks are in it, where each word is, and the merging of what accumulates.
+
+It is written by the worker alone, behind the writes to the table of chunks. One transaction at a time works on a store.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypedDict, cast
+
+from psycopg import sql
+
+from api.field_mapping import ChunkTable
+from api.tables.chunks import statement_names, typed_id
+from api.tables.database import Connection
+
+# PostgreSQL makes no tsvector of more than 1 MiB; a text in which every character has four bytes stays below that.
+MAX_CHARACTERS: Final = 250_000
+
+# A store may name a text search configuration of PostgreSQL in its metadata.
+LANGUAGE = """
+coalesce((SELECT cfgname::text FROM pg_ts_config
+          WHERE pg_ts_config_is_visible(oid) AND cfgname = lower(store.metadata ->> 'language')), %(language)s)
+"""
+
+LIST_BEHIND = f"""
+SELECT store.id AS vector_store_id, {LANGUAGE} AS language
+FROM vector_stores AS store
+LEFT JOIN keyword_stores AS indexed ON indexed.vector_store_id = store.id
+WHERE store.status <> 'expired' AND store.embedding_dimension IS NOT NULL
+  AND (indexed.vector_store_id IS NULL
+       OR NOT indexed.is_adopted
+       OR indexed.settling_seq IS NOT NULL
+       OR indexed.language <> {LANGUAGE}
+       OR EXISTS (SELECT FROM {{table}}
+                  WHERE {{table}}.{{vector_store_id}} = store.id AND {{table}}.seq > indexed.indexed_seq))
+ORDER BY store.id
+"""  # noqa: S608  # only constants of this file are put together
+
+START = """
+INSERT INTO keyword_stores (vector_store_id, language) VALUES (%(store)s, %(language)s) ON CONFLICT DO NOTHING
+"""
+
+# The transactions are looked up after the highest number is: whoever got a lower one and has not committed is among
+# them, since the table is locked before a number is taken.
+SETTLE = """
+UPDATE keyword_stores SET settling_seq = newest.seq, settling_after = ARRAY(
+    SELECT virtualtransaction FROM pg_locks
+    WHERE locktype = 'relation' AND relation = %(table)s::regclass AND mode = 'RowExclusiveLock'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND newest.seq IS NOT NULL)
+FROM (SELECT max(seq) AS seq FROM {table} WHERE {vector_store_id} = {store}) AS newest
+WHERE keyword_stores.vector_store_id = {store} AND settling_seq IS NULL AND newest.seq > indexed_seq
+"""
+
+CLAIM = """
+SELECT language, next_number, next_segment, adopted_id, is_adopted, indexed_seq, settling_seq,
+       settling_seq IS NOT NULL
+       AND NOT EXISTS (SELECT FROM pg_locks WHERE virtualtransaction = ANY(settling_after)) AS is_settled
+FROM keyword_stores WHERE vector_store_id = %(store)s
+FOR UPDATE SKIP LOCKED
+"""
+
+INDEX = """
+WITH batch AS MATERIALIZED (
+    SELECT row_number() OVER (ORDER BY {order}) + %(number)s - 1 AS number, chunk_id, seq, words,
+           (SELECT coalesce(sum(cardinality(positions)), 0) FROM unnest(words)) AS length
+    FROM (
+        SELECT {id}::text AS chunk_id, {id} AS typed_id, seq,
+               to_tsvector(%(language)s::regconfig, left({content}, %(characters)s)) AS words
+        FROM {table}
+        WHERE {vector_store_id} = {store} AND {condition}
+        ORDER BY {order}
+        LIMIT %(limit)s
+    ) AS new
+),
+placed AS (
+    INSERT INTO keyword_chunks (vector_store_id, number, chunk_id, seq, length)
+    SELECT {store}, number, chunk_id, seq, length FROM batch
+),
+posted AS (
+    INSERT INTO keyword_postings
+        (vector_store_id, term, segment, chunk_count, numbers, frequencies, lengths)
+    SELECT {store}, lexeme, %(segment)s, count(*), array_agg(number),
+           array_agg(cardinality(positions)), array_agg(least(length, 32767))
+    FROM batch CROSS JOIN LATERAL unnest(words)
+    GROUP BY lexeme
+),
+counted AS (
+    INSERT INTO keyword_segments (vector_store_id, segment, first_number, last_number, chunk_count, word_count)
+    SELECT {store}, %(segment)s, min(number), max(number), count(*), sum(length) FROM batch HAVING count(*) > 0
+)
+SELECT count(*) AS chunks, max(seq) AS seq, (array_agg(chunk_id ORDER BY number DESC))[1] AS chunk_id FROM batch
+"""
+
+ADVANCE = """
+UPDATE keyword_stores SET
+    next_number = next_number + %(chunks)s, next_segment = next_segment + 1,
+    adopted_id = %(adopted_id)s, is_adopted = %(is_adopted)s,
+    indexed_seq = %(indexed_seq)s, settling_seq = %(settling_seq)s
+WHERE vector_store_id = %(store)s
+"""
+
+LIST_SEGMENTS = """
+SELECT segment, chunk_count, deleted_count FROM keyword_segments
+WHERE vector_store_id = %(store)s ORDER BY first_number DESC
+"""
+
+# What was deleted is left out. Segments that are merged lie next to each other, so that one range holds their chunks.
+MERGE = """
+WITH old AS (
+    DELETE FROM keyword_segments WHERE vector_store_id = %(store)s AND segment = ANY(%(segments)s)
+    RETURNING first_number, last_number
+),
+old_posting AS (
+    DELETE FROM keyword_postings WHERE vector_store_id = %(store)s AND segment = ANY(%(segments)s)
+    RETURNING term, numbers, frequencies, lengths
+),
+living AS MATERIALIZED (
+    SELECT number, length FROM keyword_chunks
+    WHERE vector_store_id = %(store)s
+      AND number BETWEEN (SELECT min(first_number) FROM old) AND (SELECT max(last_number) FROM old)
+),
+posted AS (
+    INSERT INTO keyword_postings (vector_store_id, term, segment, chunk_count, numbers, frequencies, lengths)
+    SELECT %(store)s, term, %(segment)s, count(*),
+           array_agg(posting.number), array_agg(posting.frequency), array_agg(posting.length)
+    FROM old_posting
+    CROSS JOIN LATERAL unnest(numbers, frequencies, lengths) AS posting (number, frequency, length)
+    JOIN living ON living.number = posting.number
+    GROUP BY term
+),
+counted AS (
+    INSERT INTO keyword_segments (vector_store_id, segment, first_number, last_number, chunk_count, word_count)
+    SELECT %(store)s, %(segment)s, min(number), max(number), count(*), sum(length) FROM living HAVING count(*) > 0
+)
+UPDATE keyword_stores SET next_segment = next_segment + 1 WHERE vector_store_id = %(store)s
+"""
+
+FORGET_DELETED = """
+WITH deleted AS (
+    DELETE FROM keyword_chunks AS placed
+    WHERE placed.vector_store_id = {store}
+      AND NOT EXISTS (SELECT FROM {table}
+                      WHERE {table}.{vector_store_id} = {store} AND {table}.{id} = placed.chunk_id::{id_type}
+                        AND {table}.seq IS NOT DISTINCT FROM placed.seq)
+    RETURNING number
+)
+UPDATE keyword_segments SET deleted_count = deleted_count + counted.chunks
+FROM (SELECT segment, count(*) AS chunks FROM deleted
+      JOIN keyword_segments ON vector_store_id = {store} AND number BETWEEN first_number AND last_number
+      GROUP BY segment) AS counted
+WHERE keyword_segments.vector_store_id = {store} AND keyword_segments.segment = counted.segment
+"""
+
+LIST_STORES = "SELECT vector_store_id FROM keyword_stores ORDER BY vector_store_id"
+
+LIST_ORPHANED = """
+SELECT vector_store_id FROM keyword_stores AS indexed
+WHERE NOT EXISTS (SELECT FROM vector_stores WHERE id = indexed.vector_store_id AND status <> 'expired')
+"""
+
+CLEAR = (
+    "DELETE FROM keyword_stores WHERE vector_store_id = %(store)s",
+    "DELETE FROM keyword_chunks WHERE vector_store_id = %(store)s",
+    "DELETE FROM keyword_segments WHERE vector_store_id = %(store)s",
+    "DELETE FROM keyword_postings WHERE vector_store_id = %(store)s",
+)
+
+
+class Behind(TypedDict):
+    vector_store_id: str
+    language: str
+
+
+class Progress(TypedDict):
+    """How far the index of a store is; `is_settled`: every chunk up to `settling_seq` can be seen."""
+
+    language: str
+    next_number: int
+    next_segment: int
+    adopted_id: str | None
+    is_adopted: bool
+    indexed_seq: int
+    settling_seq: int | None
+    is_settled: bool
+
+
+class Segment(TypedDict):
+    segment: int
+    chunk_count: int
+    deleted_count: int
+
+
+async def list_behind(connection: Connection, table: ChunkTable, *, language: str) -> list[Behind]:
+    """Stores with chunks that are not in their index, and the language that it is to be in."""
+    statement = sql.SQL(LIST_BEHIND).format(table=table.identifier, vector_store_id=table.names["vector_store_id"])
+    return cast("list[Behind]", await (await connection.execute(statement, {"language": language})).fetchall())
+
+
+async def start(connection: Connection, table: ChunkTable, behind: Behind) -> None:
+    """Note how far the next batches may go. Not to be called in a transaction, which would wait for itself."""
+    store = behind["vector_store_id"]
+    await connection.execute(START, {"store": store, "language": behind["language"]})
+    statement = sql.SQL(SETTLE).format(**statement_names(table, store))
+    await connection.execute(statement, {"table": table.identifier.as_string(connection).replace("%%", "%")})
+
+
+async def claim(connection: Connection, vector_store_id: str) -> Progress | None:
+    """Hold the index of a store until the transaction ends. None: somebody else does."""
+    return cast("Progress | None", await (await connection.execute(CLAIM, {"store": vector_store_id})).fetchone())
+
+
+async def index_batch(
+    connection: Connection, table: ChunkTable, vector_store_id: str, progress: Progress, *, limit: int
+) -> int:
+    """Index the next chunks of a store, those without a `seq` first, and note how far it is."""
+    adopts = not progress["is_adopted"]
+    cursor = None if progress["adopted_id"] is None else typed_id(table.id, progress["adopted_id"])
+    if adopts:
+        condition = "seq IS NULL" if cursor is None else "seq IS NULL AND {table}.{id} > %(after)s"
+    else:
+        condition = "seq > %(after)s AND seq <= %(until)s"
+    names = statement_names(table, vector_store_id)
+    statement = sql.SQL(INDEX).format(
+        **names,
+        condition=sql.SQL(condition).format(**names),
+        order=sql.SQL("typed_id" if adopts else "seq"),
+    )
+    params = {
+        "number": progress["next_number"],
+        "segment": progress["next_segment"],
+        "language": progress["language"],
+        "characters": MAX_CHARACTERS,
+        "after": cursor if adopts else progress["indexed_seq"],
+        "until": progress["settling_seq"],
+        "limit": limit,
+    }
+    batch = await (await connection.execute(statement, params)).fetchone()
+    assert batch is not None  # an aggregate always has one
+    is_last = batch["chunks"] < limit
+    until = progress["settling_seq"]
+    done = {
+        "store": vector_store_id,
+        "chunks": batch["chunks"],
+        "adopted_id": batch["chunk_id"] or progress["adopted_id"] if adopts else progress["adopted_id"],
+        "is_adopted": is_last or not adopts,
+        "indexed_seq": progress["indexed_seq"] if adopts else (until if is_last else batch["seq"]),
+        "settling_seq": None if is_last and not adopts else until,
+    }
+    await connection.execute(ADVANCE, done)
+    return batch["chunks"]
+
+
+async def list_segments(connection: Connection, vector_store_id: str) -> list[Segment]:
+    """The youngest first."""
+    rows = await (await connection.execute(LIST_SEGMENTS, {"store": vector_store_id})).fetchall()
+    return cast("list[Segment]", rows)
+
+
+async def merge(connection: Connection, vector_store_id: str, segments: Sequence[int], *, into: int) -> None:
+    """Make one new segment of some that lie next to each other, without the chunks that are gone."""
+    await connection.execute(MERGE, {"store": vector_store_id, "segments": list(segments), "segment": into})
+
+
+async def forget_deleted(connection: Connection, table: ChunkTable, vector_store_id: str) -> None:
+    statement = sql.SQL(FORGET_DELETED).format(**statement_names(table, vector_store_id), id_type=id_type(table))
+    await connection.execute(statement, {})
+
+
+async def list_stores(connection: Connection) -> list[str]:
+    return [row["vector_store_id"] for row in await (await connection.execute(LIST_STORES)).fetchall()]
+
+
+async def list_orphaned(connection: Connection) -> list[str]:
+    """Stores that have an index and are gone, or have expired."""
+    return [row["vector_store_id"] for row in await (await connection.execute(LIST_ORPHANED)).fetchall()]
+
+
+async def clear(connection: Connection, vector_store_id: str) -> None:
+    for statement in CLEAR:
+        await connection.execute(statement, {"store": vector_store_id})
+
+
+def id_type(table: ChunkTable) -> sql.SQL:
+    """What the text of an id is cast to, to be compared with the table's own."""
+    match table.id.type:
+        case "uuid":
+            return sql.SQL("uuid")
+        case "int4":
+            return sql.SQL("int4")
+        case "int8":
+            return sql.SQL("int8")
+        case _:
+            return sql.SQL("text")

@@ -1,0 +1,173 @@
+"""Search by words, alone or beside the vectors in one statement.
+
+BM25 as Robertson and Zaragoza give it, with a weight per word that is never negative. Of a long question the rare words
+are read first, up to a number of postings: a word that is in most chunks of a large store says little and costs most.
+"""
+
+from typing import Any, Final, TypedDict, cast
+
+from psycopg import sql
+
+from api.field_mapping import ChunkTable
+from api.schemas import Filter
+from api.tables.chunks import SEARCH, compile_condition, statement_names, storable
+from api.tables.database import Connection
+from api.tables.keyword_index import id_type
+from api.wire import Vector
+
+MAX_QUESTION_CHARACTERS: Final = 10_000
+MAX_TERMS: Final = 128  # of one question, those that it repeats most
+
+# Of the words that are read. A store of a few thousand chunks is answered in full, however long the question. See
+# decision 5. A question of nothing but one word that is in more chunks is answered from so many of them.
+MAX_POSTINGS: Final = 10_000
+
+# The chunks are looked up in the order of their scores until enough of them are there and fit the filter, so that a
+# deleted one costs a look and not a result. With LIMIT the lookup stays behind the order.
+WORDED = """
+WITH corpus AS (
+    SELECT language::regconfig AS language, sum(chunk_count)::float8 AS chunks,
+           1.2::float8 * (1 - 0.75) AS of_any_length,
+           1.2::float8 * 0.75 * (sum(chunk_count) / greatest(sum(word_count), 1))::float8 AS of_a_word
+    FROM keyword_stores AS indexed JOIN keyword_segments AS segment ON segment.vector_store_id = indexed.vector_store_id
+    WHERE indexed.vector_store_id = {store}
+    GROUP BY language
+),
+asked AS (
+    SELECT lexeme AS term, cardinality(positions) AS times, chunks
+    FROM corpus CROSS JOIN LATERAL unnest(to_tsvector(language, left(%(question)s, %(characters)s)))
+    ORDER BY times DESC, term
+    LIMIT %(max_terms)s
+),
+counted AS (
+    SELECT asked.term, times, chunks, coalesce(sum(posting.chunk_count), 0)::float8 AS found
+    FROM asked
+    LEFT JOIN keyword_postings AS posting ON posting.vector_store_id = {store} AND posting.term = asked.term
+    GROUP BY asked.term, times, chunks
+),
+weighed AS MATERIALIZED (
+    SELECT term, found, times * ln(1 + greatest(chunks - found + 0.5, 0) / (found + 0.5)) AS weight,
+           sum(found) OVER (ORDER BY found, term) AS read, sum(found) OVER (ORDER BY found, term) - found AS read_before
+    FROM counted
+),
+possible AS (SELECT sum(weight) * 2.2 AS score FROM weighed),
+scored AS (
+    SELECT posting.number,
+           sum(weight * 2.2 * frequency / (frequency + of_any_length + of_a_word * length)) AS score
+    FROM weighed
+    CROSS JOIN corpus
+    JOIN keyword_postings AS stored ON stored.vector_store_id = {store} AND stored.term = weighed.term
+    CROSS JOIN LATERAL (SELECT ceil(%(max_postings)s::float8 * stored.chunk_count / greatest(found, 1))::integer) AS part (size)
+    CROSS JOIN LATERAL unnest(numbers[:size], frequencies[:size], lengths[:size]) AS posting (number, frequency, length)
+    WHERE read <= %(max_postings)s OR read_before < %(limit)s
+    GROUP BY posting.number
+    ORDER BY score DESC, posting.number
+)
+SELECT living.id, living.file_id, living.filename, living.attributes, living.text, living.distance,
+       scored.score / nullif(possible.score, 0) AS text_score
+FROM scored
+CROSS JOIN possible
+CROSS JOIN LATERAL (
+    SELECT {table}.{id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes,
+           coalesce({content}, '') AS text, {distance} AS distance
+    FROM (SELECT chunk_id, seq FROM keyword_chunks
+          WHERE vector_store_id = {store} AND number = scored.number) AS placed (placed_id, placed_seq)
+    JOIN {table} ON {table}.{vector_store_id} = {store} AND {table}.{id} = placed_id::{id_type}
+                AND {table}.seq IS NOT DISTINCT FROM placed_seq
+    WHERE {condition}
+    LIMIT 1
+) AS living
+ORDER BY scored.score DESC, scored.number
+LIMIT %(limit)s
+"""
+
+# Both legs in one round trip, and whether the index has all chunks.
+HYBRID = """
+SELECT leg.*, coalesce(
+    (SELECT is_adopted AND NOT EXISTS (SELECT FROM {table}
+                                       WHERE {table}.{vector_store_id} = {store} AND {table}.seq > indexed_seq)
+     FROM keyword_stores AS indexed WHERE indexed.vector_store_id = {store}), false) AS is_indexed
+FROM (
+    (SELECT nearest.*, NULL::float8 AS text_score FROM ({nearest}) AS nearest)
+    UNION ALL
+    ({worded})
+) AS leg
+"""
+
+
+class Found(TypedDict):
+    """A chunk that one of the legs found.
+
+    `distance` is None for want of a query's vector, `text_score`, the share of what BM25 could give at most, in the
+    leg of the vectors.
+    """
+
+    id: str
+    file_id: str | None
+    filename: str | None
+    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
+    text: str
+    distance: float | None
+    text_score: float | None
+
+
+class FoundByEither(Found):
+    is_indexed: bool
+
+
+async def search(
+    connection: Connection,
+    table: ChunkTable,
+    vector_store_id: str,
+    *,
+    question: str,
+    filter: Filter | None,
+    limit: int,
+) -> list[Found]:
+    """The chunks of a store that have most of a question's words, the best first."""
+    statement, params = _worded(table, vector_store_id, question, filter, limit, distance=sql.SQL("NULL::float8"))
+    return cast("list[Found]", await (await connection.execute(statement, params)).fetchall())
+
+
+async def search_both(
+    connection: Connection,
+    table: ChunkTable,
+    vector_store_id: str,
+    *,
+    question: str,
+    query: Vector,
+    filter: Filter | None,
+    limit: int,
+) -> list[FoundByEither]:
+    """What is nearest, nearest first, and what has most of the words, the best first: up to `limit` of each."""
+    names = statement_names(table, vector_store_id)
+    distance = sql.SQL("{embedding} <=> %(query)b::{vector_type}").format(**names)
+    worded, params = _worded(table, vector_store_id, question, filter, limit, distance=distance)
+    condition, _ = compile_condition(table, filter)  # the same parameters by the same names
+    nearest = sql.SQL(SEARCH).format(**names, condition=condition)
+    statement = sql.SQL(HYBRID).format(**names, nearest=nearest, worded=worded)
+    params |= {"query": storable(table, query), "max_distance": 2.0}
+    return cast("list[FoundByEither]", await (await connection.execute(statement, params)).fetchall())
+
+
+def _worded(
+    table: ChunkTable,
+    vector_store_id: str,
+    question: str,
+    filter: Filter | None,
+    limit: int,
+    *,
+    distance: sql.Composable,
+) -> tuple[sql.Composed, dict[str, object]]:
+    condition, params = compile_condition(table, filter)
+    statement = sql.SQL(WORDED).format(
+        **statement_names(table, vector_store_id), condition=condition, distance=distance, id_type=id_type(table)
+    )
+    params |= {
+        "question": question,
+        "characters": MAX_QUESTION_CHARACTERS,
+        "max_terms": MAX_TERMS,
+        "max_postings": MAX_POSTINGS,
+        "limit": limit,
+    }
+    return statement, params
