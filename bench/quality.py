@@ -190,8 +190,8 @@ def embedder() -> Generator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not _answers(f"{url}/health"):
+        deadline = time.monotonic() + 600  # its first start exports the model
+        while not _answers(f"{url}/ready"):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("The embedder did not start; see `python -m embedder`.")
             time.sleep(0.2)

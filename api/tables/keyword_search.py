@@ -57,7 +57,7 @@ scored AS (
     FROM weighed
     CROSS JOIN corpus
     JOIN keyword_postings AS stored ON stored.vector_store_id = {store} AND stored.term = weighed.term
-    CROSS JOIN LATERAL (SELECT ceil(%(max_postings)s::float8 * stored.chunk_count / greatest(found, 1))::integer) AS part (size)
+    CROSS JOIN LATERAL (SELECT ceil(stored.chunk_count * %(max_postings)s::float8 / found)::integer) AS part (size)
     CROSS JOIN LATERAL unnest(numbers[:size], frequencies[:size], lengths[:size]) AS posting (number, frequency, length)
     WHERE read <= %(max_postings)s OR read_before < %(limit)s
     GROUP BY posting.number
