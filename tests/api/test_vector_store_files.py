@@ -9,9 +9,10 @@ import psycopg
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
+from api.services import expiry, files
 from tests.conftest import Serve
 from tests.fake_embedder import FakeEmbedder
-from tests.working import work_off
+from tests.working import opened, work_off
 
 Upload = Callable[..., Awaitable[str]]
 STATIC_100 = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 50}}
@@ -324,6 +325,40 @@ async def test_an_expired_store_takes_no_files(
     answer = await http.post(f"/v1/vector_stores/{store.id}/files", json={"file_id": await upload()})
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "vector_store_expired")
+
+
+async def test_what_an_expired_store_held_is_swept_and_its_files_stay(
+    openai: AsyncOpenAI, upload: Upload, database: str, settings: dict[str, Any]
+) -> None:
+    file = await upload()
+    store = await openai.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1}, file_ids=[file])
+    await work_off(settings)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("UPDATE vector_stores SET expires_at = now() - interval '1 second'")
+        async with opened(settings) as resources:
+            await expiry.sweep(resources)
+        chunks = await (await connection.execute("SELECT FROM embeddings")).fetchall()
+
+    assert chunks == []
+    assert (await openai.vector_stores.files.list(store.id)).data == []
+    assert (await openai.vector_stores.retrieve(store.id)).file_counts.total == 0
+    assert (await openai.files.retrieve(file)).bytes > 0
+
+
+async def test_an_expired_file_leaves_its_stores(
+    openai: AsyncOpenAI, upload: Upload, store: str, database: str, settings: dict[str, Any]
+) -> None:
+    file = await upload()
+    await openai.vector_stores.files.create(vector_store_id=store, file_id=file)
+    await work_off(settings)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("UPDATE files SET expires_at = now() - interval '1 second'")
+    async with opened(settings) as resources:
+        swept = await files.sweep_expired(resources)
+
+    assert swept == [file]
+    assert await counts(openai, store) == (0, 0, 0, 0, 0)
+    assert (await openai.vector_stores.search(store, query="arrows")).data == []
 
 
 async def test_a_table_that_cannot_tell_files_apart_takes_none(
