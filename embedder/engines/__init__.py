@@ -17,6 +17,7 @@ Kind = Literal["dense", "sparse", "rerank"]
 Activation = Literal["sigmoid", "identity"]
 EngineChoice = Literal["auto", "torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]  # what an engine computes in
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Text = str | tuple[str, str]  # a pair is (query, document), for rerank
 

@@ -88,7 +88,7 @@ def compute_all(session: Session, texts: Sequence[Tokens], recipe: Recipe) -> Co
     rows: list[Computed] = []
     for start in range(0, len(order), BATCH_TEXTS):
         batch = [texts[place] for place in order[start : start + BATCH_TEXTS]]
-        rows.append(session.compute(padded(batch, recipe)).reshape(len(batch), -1).copy())
+        rows.append(session.compute(padded(batch, recipe, multiple=session.multiple)).reshape(len(batch), -1).copy())
     return np.concatenate(rows)[np.argsort(order)]
 
 
@@ -104,6 +104,6 @@ def seconds_taken(session: Session, texts: Sequence[Tokens], recipe: Recipe, *, 
         started = time.perf_counter()
         compute_all(session, mixed, recipe)
         for tokens in short:
-            session.compute(padded([tokens], recipe))
+            session.compute(padded([tokens], recipe, multiple=session.multiple))
         taken.append(time.perf_counter() - started)
     return min(taken)

@@ -7,13 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from embedder.engines import EngineChoice, ModelSpec, usable_cores
+from embedder.engines import EngineChoice, ModelSpec, Precision, usable_cores
 from embedder.engines.exports import installed
 from embedder.engines.openvino_session import has_bfloat16
 from embedder.errors import ModelUnavailable
 
 Library = Literal["torch", "onnx", "openvino"]
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
 PACKAGES: dict[EngineChoice, list[str]] = {
     "torch": ["torch"],
     "onnx": ["onnxruntime", "onnx"],

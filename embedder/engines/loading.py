@@ -85,7 +85,7 @@ def open_session(directory: Path, choice: Choice, *, spec: ModelSpec) -> Session
     threads = spec.threads or usable_cores()
     if choice.library == "onnx":
         return OnnxSession(directory, name=choice.name, threads=threads)
-    return OpenVinoSession(directory, name=choice.name, bfloat16=choice.precision == "bfloat16", threads=threads)
+    return OpenVinoSession(directory, name=choice.name, precision=choice.precision, threads=threads)
 
 
 def load_by_torch(spec: ModelSpec, *, cache: Path, choices: list[Choice]) -> Engine:

@@ -12,6 +12,8 @@ GRAPH_FILE = "model.onnx"
 
 
 class OnnxSession:
+    multiple = 1
+
     def __init__(self, directory: Path, *, name: str, threads: int) -> None:
         import onnxruntime
 

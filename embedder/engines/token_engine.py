@@ -13,6 +13,7 @@ class Session(Protocol):
     """A computation graph in some library, ready to run. `compute` is called from one thread at a time."""
 
     name: str
+    multiple: int  # of tokens, that long batches are padded to
 
     def compute(self, arrays: Arrays) -> Computed:
         """One float32 row for each text. The answer may be overwritten by the next call."""
@@ -36,7 +37,7 @@ class TokenEngine:
         return self._tokenizer.tokenize(texts, prompt=prompt)
 
     def run(self, batch: Sequence[Tokens]) -> Rows:
-        computed = self._session.compute(padded(batch, self._recipe))
+        computed = self._session.compute(padded(batch, self._recipe, multiple=self._session.multiple))
         return as_rows(computed, kind=self._recipe.kind, normalize=self._normalize, activation=self._activation)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 Arrays = dict[str, NDArray[np.int64]]
+SHORT = 32  # tokens; below it, padding costs more than it brings
 
 
 class TextTokenizer:
@@ -52,9 +53,14 @@ def behind_prompt(text: Text, prompt: str) -> Text:
     return (prompt + text[0], text[1]) if isinstance(text, tuple) else prompt + text
 
 
-def padded(batch: Sequence[Tokens], recipe: Recipe) -> Arrays:
-    """The arrays the recipe names, int64 of shape (texts, tokens of the longest)."""
+def padded(batch: Sequence[Tokens], recipe: Recipe, *, multiple: int = 1) -> Arrays:
+    """The arrays the recipe names, int64 of shape (texts, tokens of the longest).
+
+    Beyond `SHORT` tokens the length is rounded up to the multiple, for kernels that are slow at other lengths.
+    """
     longest = max(len(tokens.ids) for tokens in batch)
+    if longest > SHORT:
+        longest = -(-longest // multiple) * multiple
     shape = (len(batch), longest)
     ids = np.full(shape, recipe.pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)

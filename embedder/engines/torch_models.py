@@ -73,6 +73,8 @@ class Original:
 class TorchSession:
     """A plain transformer, run by torch on the arrays that the exported graphs take too."""
 
+    multiple = 1
+
     def __init__(self, original: Original, *, name: str) -> None:
         self.name = name
         self._original = original
