@@ -35,8 +35,8 @@ prisma: .venv/dev prisma/node_modules ## Regenerate api/tables/columns.py from p
 docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 	@PYTHONPATH=. $(BIN)/python docs/settings_reference.py
 
-bench-embedder: .venv/dev ## Measure the embedder: its engines, the plain server, infinity-emb (DATA=directory of texts)
-	@$(BIN)/python -m bench.embedder $(if $(DATA),--data $(DATA)) $(if $(INFINITY),--infinity $(INFINITY))
+bench-embedder: .venv/dev .venv/infinity ## Measure the embedder beside the plain server and infinity-emb (DATA=directory of texts)
+	@$(BIN)/python -m bench.embedder --infinity .venv/infinity/bin/infinity_emb $(if $(DATA),--data $(DATA))
 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
@@ -71,6 +71,11 @@ python3-venv:
 	@echo "Installing the development tools"
 	@$(PIP) --editable '.[up,dev]'
 	@touch $@
+
+# A peer, with the packages of its own time.
+.venv/infinity: | .venv/dev
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'
