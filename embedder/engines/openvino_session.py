@@ -14,7 +14,7 @@ GRAPH_FILE = "model.xml"  # its weights lie beside it, in model.bin
 # Each shape of a batch gets kernels of its own, 4 MB in 8 bits, and by default thousands are kept: 240 batches of
 # all-minilm-l6-v2 grew to 1.3 GB. With fewer than 100, short queries of changing length compile again and again.
 KEPT_KERNELS = 300
-INT8_MULTIPLE = 16  # tokens: 8,100 a second instead of 5,600, and far fewer shapes; float32 gains nothing by it
+INT8_MULTIPLE = 16  # tokens: 6,300 a second instead of 5,600, and far fewer shapes; float32 gains nothing by it
 
 
 def openvino() -> ModuleType:
