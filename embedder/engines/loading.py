@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from embedder.errors import ModelUnavailable
 CHOICE_FILE = "choice.json"
 
 log = structlog.get_logger()
+
+# One at a time: transformers and the exporters set what holds for the whole process, and models that are loaded side by
+# side lose weights.
+_by_torch = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def load_engine(spec: ModelSpec, *, cache: Path) -> Engine:
                 shutil.rmtree(kept.export(choice))
         if choice is not None:
             choices = [choice]
-    return load_by_torch(spec, cache=cache, choices=choices)
+    with _by_torch:
+        return load_by_torch(spec, cache=cache, choices=choices)
 
 
 def open_export(kept: Kept, choice: Choice) -> Engine:

@@ -197,7 +197,7 @@ async def test_a_worker_that_waits_for_its_database_stops_soon(tmp_path: Path) -
     await migrations.apply(server.url)
     async with worker_process({"DATABASE_URL": server.url}, tmp_path) as worker:
         server.stop()
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(3 * SECONDS):  # the queue may have been opening, which takes half a minute to fail
             while "worker_waits_for_database" not in (tmp_path / "worker.log").read_text():  # noqa: ASYNC110  # it writes
                 await asyncio.sleep(0.1)
             await asyncio.sleep(3)  # by then it looks for the database anew
