@@ -47,6 +47,19 @@ def read_vectors(values: Sequence[Sequence[float] | str], *, params: Sequence[st
     return vectors
 
 
+def as_rows(vectors: Sequence[Vector]) -> Vectors:
+    return np.stack(vectors)
+
+
+def have_same_direction(left: Vector, right: Vector) -> bool:
+    """Whether two vectors are one but for what half precision takes away."""
+    if left.size != right.size:
+        return False
+    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
+    cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))
+    return bool(cosine > 0.99999)
+
+
 def _decode(value: Sequence[float] | str, *, param: str) -> Vector:
     try:
         return decode_base64_vector(value) if isinstance(value, str) else _from_numbers(value)

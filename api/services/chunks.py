@@ -3,8 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from api.errors import Conflict, InvalidRequest, NotFound
 from api.field_mapping import ChunkTable
 from api.resources import Resources
@@ -21,7 +19,7 @@ from api.services import paging, stores
 from api.tables import chunk_copy, chunks, vector_stores
 from api.tables.chunk_copy import NewChunk
 from api.tables.database import Connection
-from api.wire import Vector, Vectors, read_vectors
+from api.wire import Vectors, as_rows, have_same_direction, read_vectors
 
 
 async def create(resources: Resources, vector_store_id: str, request: CreateEmbeddingRequest) -> Embedding:
@@ -156,9 +154,11 @@ async def _existing(
         if chunk.id not in found:
             continue
         there, stored = found[chunk.id]
-        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata) and stored is not None
+        is_same = stored is not None and (there["content"], there["metadata"]) == (chunk.content, chunk.metadata)
         # What the server embedded itself may differ by a rounding from one time to the next.
-        if not is_same or (request.embedding is not None and not _same_direction(stored, vector)):
+        if is_same and request.embedding is not None:
+            is_same = have_same_direction(stored, vector)
+        if not is_same:
             raise Conflict(
                 f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
                 param="id",
@@ -185,7 +185,7 @@ async def _vectors(
         read |= dict(zip(positions, embedded, strict=True))
     if dimension is None:  # what the model made decides, else the first vector that was sent
         _refuse_other_dimensions(store, sizes, read[positions[0] if positions else 0].size, path)
-    return np.stack([read[position] for position in range(len(requests))])
+    return as_rows([read[position] for position in range(len(requests))])
 
 
 def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimension: int, path: str) -> None:
@@ -206,15 +206,6 @@ def _ids(table: ChunkTable, requests: Sequence[CreateEmbeddingRequest], path: st
         ids.append(id)
         seen |= {id} if id is not None else set()
     return ids
-
-
-def _same_direction(left: Vector | None, right: Vector) -> bool:
-    """Whether two vectors are one but for what half precision takes away."""
-    if left is None or left.size != right.size:
-        return False
-    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
-    cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))
-    return bool(cosine > 0.99999)
 
 
 def _wrong_dimension(store: VectorStore, dimension: int, *, param: str, expected: int | None = None) -> InvalidRequest:
