@@ -73,6 +73,8 @@ def _read_value(name: str, value: Any) -> Any:
 def _require_flat(body: bytes, chunks: Sequence[dict[str, Any]]) -> None:
     """Refuse lists in lists, which simdjson makes one list of: they have brackets that nothing else accounts for."""
     lists = sum(isinstance(chunk.get("embedding"), memoryview) for chunk in chunks)
+    if not lists:
+        return
     others = sum(_brackets(value) for chunk in chunks for value in chunk.values())
     if body.count(b"[") != 1 + lists + others or (others and ESCAPED_BRACKET in body):
         raise _Unusual
