@@ -168,8 +168,9 @@ class _Stack:
             url = part.server.url
             self._display.ready(POSTGRES)
         self._display.begin(MIGRATIONS)
-        applied = await migrations.apply(url)
-        adopted = await adoption.adopt(settings.model_copy(update={"database_url": SecretStr(url)}))
+        unpooled = (settings.database_url and settings.database_direct_url) or SecretStr(url)
+        applied = await migrations.apply(unpooled.get_secret_value())
+        adopted = await adoption.adopt(settings.model_copy(update={"database_url": unpooled}))
         self._display.ready(MIGRATIONS, note=f"{len(applied)} applied" if applied else "up to date")
         for line in adopted:
             self._display.say(line)
