@@ -64,7 +64,6 @@ FROM (
     LIMIT %(limit)s
 ) AS nearest
 JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
-WHERE nearest.distance <= %(max_distance)s
 ORDER BY nearest.distance, id
 """
 
@@ -96,17 +95,6 @@ RETURNING id, file_counts ->> 'completed' AS chunks, embedding_dimension AS dime
 class Deleted(TypedDict):
     usage_bytes: int
     file_id: str | None
-
-
-class Match(TypedDict):
-    """A chunk that a search found, with its cosine distance, 0 to 2."""
-
-    id: str
-    file_id: str | None
-    filename: str | None
-    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
-    text: str
-    distance: float
 
 
 async def find(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Embedding | None:
@@ -181,23 +169,6 @@ async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[s
     in_utc = sql.SQL(" AT TIME ZONE 'UTC'" if table.created_at.type == "timestamp" else "")
     statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier, in_utc=in_utc)
     return await (await connection.execute(statement, {})).fetchall()
-
-
-async def search(
-    connection: Connection,
-    table: ChunkTable,
-    vector_store_id: str,
-    *,
-    query: Vector,
-    filter: Filter | None,
-    max_distance: float,
-    limit: int,
-) -> list[Match]:
-    """The nearest chunks of a store by cosine distance, nearest first, exactly."""
-    condition, params = compile_condition(table, filter)
-    statement = sql.SQL(SEARCH).format(**statement_names(table, vector_store_id), condition=condition)
-    params |= {"query": storable(table, query), "max_distance": max_distance, "limit": limit}
-    return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
 
 
 def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
