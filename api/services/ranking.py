@@ -10,10 +10,11 @@ from api.errors import InvalidRequest, ModelUnavailable
 from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import RANKERS, Filter, RankingOptions, SearchRequest
-from api.tables import chunks, keyword_search
-from api.tables.chunks import Match
+from api.tables import keyword_search, vector_search
 from api.tables.database import Connection
 from api.tables.keyword_search import Found
+from api.tables.vector_index import Segment
+from api.tables.vector_search import Match, Nearest
 from api.wire import Vector
 
 DEFAULT_CANDIDATES = 50
@@ -31,6 +32,7 @@ class Plan:
     reranker: str | None
     threshold: float
     candidates: int  # of each leg
+    ef_search: int | None  # None: as many as the candidates need
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def plan(request: SearchRequest, table: ChunkTable, *, limit: int) -> Plan:
         reranker=reranker,
         threshold=options.score_threshold or 0.0,
         candidates=limit if is_final else max(options.candidates or DEFAULT_CANDIDATES, limit),
+        ef_search=options.ef_search,
     )
 
 
@@ -115,19 +118,13 @@ class _Where:
     connection: Connection
     table: ChunkTable
     vector_store_id: str
+    segments: Sequence[Segment]
     filter: Filter | None
     limit: int
+    ef_search: int | None
 
     async def nearest(self, query: Vector) -> Sequence[Match | Found]:
-        return await chunks.search(
-            self.connection,
-            self.table,
-            self.vector_store_id,
-            query=query,
-            filter=self.filter,
-            max_distance=2.0,
-            limit=self.limit,
-        )
+        return await vector_search.search(self.connection, self.table, self.vector_store_id, self._asked(query))
 
     async def worded(self, question: str) -> Sequence[Match | Found]:
         return await keyword_search.search(
@@ -141,14 +138,11 @@ class _Where:
 
     async def both(self, question: str, query: Vector) -> Sequence[Match | Found]:
         return await keyword_search.search_both(
-            self.connection,
-            self.table,
-            self.vector_store_id,
-            question=question,
-            query=query,
-            filter=self.filter,
-            limit=self.limit,
+            self.connection, self.table, self.vector_store_id, question=question, asked=self._asked(query)
         )
+
+    def _asked(self, query: Vector) -> Nearest:
+        return Nearest(query, self.filter, self.limit, self.segments, self.ef_search)
 
 
 async def find(
@@ -159,10 +153,11 @@ async def find(
     *,
     questions: Sequence[str],
     queries: Sequence[Vector],
+    segments: Sequence[Segment],
     filter: Filter | None,
 ) -> Legs:
     """The candidates of each leg, for every question in one statement of its own."""
-    where = _Where(connection, table, vector_store_id, filter, plan.candidates)
+    where = _Where(connection, table, vector_store_id, segments, filter, plan.candidates, plan.ef_search)
     match plan.mode:
         case "vector":
             return _legs([await where.nearest(query) for query in queries])

@@ -11,7 +11,7 @@ from api.resources import Resources
 from api.schemas import SearchRequest, SearchResult, SearchResultsPage, VectorStore
 from api.services import ranking, stores
 from api.services.ranking import Answer, Ranked
-from api.tables import vector_stores
+from api.tables import vector_index, vector_stores
 from api.wire import Vector, dump_json, read_vector
 
 DEFAULT_RESULTS = 10
@@ -58,8 +58,16 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
     if plan.mode != "keyword":
         queries = await _queries(resources, store, dimension, questions, request)
     async with resources.database.connection() as connection:
+        segments = await vector_index.list_segments(connection, vector_store_id) if queries else []
         found = await ranking.find(
-            connection, table, vector_store_id, plan, questions=questions, queries=queries, filter=request.filters
+            connection,
+            table,
+            vector_store_id,
+            plan,
+            questions=questions,
+            queries=queries,
+            segments=segments,
+            filter=request.filters,
         )
     answer = await ranking.rank(resources, plan, found, questions=questions)
     return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)

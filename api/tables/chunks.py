@@ -15,8 +15,7 @@ from psycopg import sql
 from api import ids
 from api.errors import Conflict, InvalidRequest
 from api.field_mapping import ChunkTable, Column
-from api.filters import FilterCompiler
-from api.schemas import Embedding, Filter
+from api.schemas import Embedding
 from api.tables.database import Connection
 from api.wire import Vector
 
@@ -62,25 +61,6 @@ NEXT_SERIAL_IDS = """
 SELECT nextval(pg_get_serial_sequence(%(table)s, %(column)s)) AS id FROM generate_series(1, %(count)s)
 """
 
-# Adding 0 keeps an index on the vectors out of it: such an index covers all stores and would find the neighbours of
-# the whole table, of which few may be this store's. The store's rows are scanned instead, which is exact.
-# Only places and distances are sorted; the texts are fetched for the few that win.
-SEARCH = """
-SELECT {id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes,
-       coalesce({content}, '') AS text, nearest.distance
-FROM (
-    SELECT tableoid AS nearest_table, ctid AS nearest_row, ({embedding} <=> %(query)b::{vector_type}) + 0 AS distance
-    FROM {table}
-    WHERE {vector_store_id} = {store} AND {condition}
-    ORDER BY distance
-    LIMIT %(limit)s
-) AS nearest
-JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
-WHERE nearest.distance <= %(max_distance)s
-ORDER BY nearest.distance, id
-"""
-
-
 # litellm-pgvector kept no counters and no dimensions, and a table of somebody else's knows no stores at all. A store
 # that Quiver filled has its dimension, which is how the two are told apart.
 ADOPT_STORES = """
@@ -118,17 +98,6 @@ class NewChunk:
 class Deleted(TypedDict):
     usage_bytes: int
     file_id: str | None
-
-
-class Match(TypedDict):
-    """A chunk that a search found, with its cosine distance, 0 to 2."""
-
-    id: str
-    file_id: str | None
-    filename: str | None
-    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
-    text: str
-    distance: float
 
 
 async def find(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Embedding | None:
@@ -249,32 +218,6 @@ async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[s
     in_utc = sql.SQL(" AT TIME ZONE 'UTC'" if table.created_at.type == "timestamp" else "")
     statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier, in_utc=in_utc)
     return await (await connection.execute(statement, {})).fetchall()
-
-
-async def search(
-    connection: Connection,
-    table: ChunkTable,
-    vector_store_id: str,
-    *,
-    query: Vector,
-    filter: Filter | None,
-    max_distance: float,
-    limit: int,
-) -> list[Match]:
-    """The nearest chunks of a store by cosine distance, nearest first, exactly."""
-    condition, params = compile_condition(table, filter)
-    statement = sql.SQL(SEARCH).format(**statement_names(table, vector_store_id), condition=condition)
-    params |= {"query": storable(table, query), "max_distance": max_distance, "limit": limit}
-    return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
-
-
-def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
-    """Which of a store's chunks may be found, and the parameters of that."""
-    compiler = FilterCompiler(table.metadata_as_jsonb)
-    condition: sql.Composable = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
-    if table.embedding.is_nullable:
-        condition = sql.SQL("{} AND {} IS NOT NULL").format(condition, table.names["embedding"])
-    return condition, compiler.params
 
 
 def statement_names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]:

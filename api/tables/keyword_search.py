@@ -10,10 +10,11 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables.chunks import SEARCH, compile_condition, statement_names, storable
+from api.tables import vector_search
+from api.tables.chunks import statement_names
 from api.tables.database import Connection
 from api.tables.keyword_index import id_type
-from api.wire import Vector
+from api.tables.vector_search import Nearest, compile_condition
 
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most
@@ -135,19 +136,16 @@ async def search_both(
     vector_store_id: str,
     *,
     question: str,
-    query: Vector,
-    filter: Filter | None,
-    limit: int,
+    asked: Nearest,
 ) -> list[FoundByEither]:
     """What is nearest, nearest first, and what has most of the words, the best first: up to `limit` of each."""
     names = statement_names(table, vector_store_id)
     distance = sql.SQL("{embedding} <=> %(query)b::{vector_type}").format(**names)
-    worded, params = _worded(table, vector_store_id, question, filter, limit, distance=distance)
-    condition, _ = compile_condition(table, filter)  # the same parameters by the same names
-    nearest = sql.SQL(SEARCH).format(**names, condition=condition)
-    statement = sql.SQL(HYBRID).format(**names, nearest=nearest, worded=worded)
-    params |= {"query": storable(table, query), "max_distance": 2.0}
-    return cast("list[FoundByEither]", await (await connection.execute(statement, params)).fetchall())
+    worded, params = _worded(table, vector_store_id, question, asked.filter, asked.limit, distance=distance)
+    by_vector, further = vector_search.compile_search(table, vector_store_id, asked)  # the filter's have the same names
+    statement = sql.SQL(HYBRID).format(**names, nearest=by_vector, worded=worded)
+    rows = await connection.execute(statement, params | further, prepare=asked.prepare)
+    return cast("list[FoundByEither]", await rows.fetchall())
 
 
 def _worded(
