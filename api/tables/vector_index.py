@@ -121,12 +121,6 @@ WHERE old.vector_store_id = built.vector_store_id AND old.id <> built.id
            ELSE old.until_seq <= built.until_seq AND (built.after_seq IS NULL OR old.after_seq >= built.after_seq) END
 """
 
-LIST_SEGMENTS = """
-SELECT after_seq AS after, until_seq AS until, living_count AS chunks FROM vector_indexes
-WHERE vector_store_id = %(store)s AND is_ready
-ORDER BY until_seq
-"""
-
 RESET = "UPDATE vector_indexes SET is_ready = false WHERE vector_store_id = %(store)s AND id = %(id)s"
 
 FORGET = "DELETE FROM vector_indexes WHERE vector_store_id = %(store)s AND id = ANY(%(ids)s)"
@@ -159,7 +153,6 @@ class Segment:
 
     after: int | None
     until: int | None
-    chunks: int
 
 
 class BuildFailed(Exception):
@@ -295,12 +288,6 @@ async def count(connection: Connection, table: ChunkTable, segment: Known) -> No
         range=in_segment(segment["after_seq"], segment["until_seq"]),
     )
     await connection.execute(statement, {"id": segment["id"]})
-
-
-async def list_segments(connection: Connection, vector_store_id: str) -> list[Segment]:
-    """The segments that searches of a store use, the oldest first."""
-    rows = await (await connection.execute(LIST_SEGMENTS, {"store": vector_store_id})).fetchall()
-    return [Segment(**row) for row in rows]
 
 
 def indexed_vector(table: ChunkTable, vector: sql.Composable, dimension: int) -> sql.Composed:

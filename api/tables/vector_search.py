@@ -6,17 +6,15 @@ them. Together the parts are the whole store, whatever the indexes are: one that
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Final
 
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.filters import FilterCompiler
 from api.schemas import Filter
-from api.tables.chunks import statement_names, storable
-from api.tables.database import Connection
+from api.tables.chunks import statement_names
 from api.tables.vector_index import Segment, in_segment, indexed_vector
-from api.wire import Vector
 
 MIN_EF_SEARCH: Final = 100  # of a search without a filter; twice as many with one, whose results lie further apart
 MAX_EF_SEARCH: Final = 1000  # pgvector's
@@ -33,9 +31,10 @@ SELECT {id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata
        coalesce({content}, '') AS text, nearest.distance
 FROM ({parts}) AS nearest
 JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
-WHERE nearest.distance <= 2
 ORDER BY nearest.distance, id
 """
+
+QUERY = "%(query)b::{vector_type}"
 
 # Adding 0 keeps an index on the vectors out of it: one that covers all stores would find the neighbours of the whole
 # table, of which few may be this store's. The chunks are compared one by one instead, which is exact.
@@ -89,56 +88,15 @@ SELECT found.* FROM tuned CROSS JOIN LATERAL (
 """
 
 
-class Match(TypedDict):
-    """A chunk that a search found, with its cosine distance, 0 to 2."""
-
-    id: str
-    file_id: str | None
-    filename: str | None
-    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
-    text: str
-    distance: float
-
-
 @dataclass(frozen=True)
-class Nearest:
-    """What is asked for: the chunks that are nearest to a vector. Without segments the search is exact."""
+class Indexes:
+    """Those of one store, and how they are to be searched."""
 
-    query: Vector
-    filter: Filter | None
+    vector_store_id: str
+    dimension: int
+    segments: tuple[Segment, ...]
     limit: int
-    segments: Sequence[Segment] = ()
     ef_search: int | None = None  # None: as many as the limit needs
-
-    @property
-    def prepare(self) -> Literal[False] | None:
-        """Whether the statement is to be kept: of a filter's plans the best depends on what it asks for."""
-        return False if self.segments and self.filter is not None else None
-
-
-async def search(connection: Connection, table: ChunkTable, vector_store_id: str, asked: Nearest) -> list[Match]:
-    """The nearest chunks of a store by cosine distance, nearest first."""
-    statement, params = compile_search(table, vector_store_id, asked)
-    rows = await connection.execute(statement, params, prepare=asked.prepare)
-    return cast("list[Match]", await rows.fetchall())
-
-
-def compile_search(table: ChunkTable, vector_store_id: str, asked: Nearest) -> tuple[sql.Composed, dict[str, object]]:
-    """The statement that finds them, and its parameters."""
-    condition, params = compile_condition(table, asked.filter)
-    names = {
-        **statement_names(table, vector_store_id),
-        "condition": condition,
-        "query": sql.SQL("%(query)b::{}").format(table.vector_type),
-        "limit": sql.Literal(asked.limit),
-    }
-    segments = _disjoint(asked.segments)
-    parts = (
-        _in_parts(names | _settings(table, names, asked), segments, is_filtered=asked.filter is not None)
-        if segments
-        else sql.SQL(EXACT).format(**names, part=sql.SQL("TRUE"))
-    )
-    return sql.SQL(NEAREST).format(**names, parts=parts), params | {"query": storable(table, asked.query)}
 
 
 def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
@@ -150,16 +108,32 @@ def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Com
     return condition, compiler.params
 
 
-def _settings(table: ChunkTable, names: Mapping[str, sql.Composable], asked: Nearest) -> dict[str, sql.Composable]:
-    usual = max(MIN_EF_SEARCH, 2 * asked.limit) * (1 if asked.filter is None else 2)
-    ef_search = asked.ef_search or min(usual, MAX_EF_SEARCH)
-    return {
-        "ef_search": sql.Literal(str(ef_search)),
-        "scanned": sql.Literal(str(SCANNED * max(asked.limit, 10))),
-        "fetched": sql.Literal(asked.limit * (1 if asked.filter is None else OVER_FETCH)),
-        "indexed": indexed_vector(table, names["embedding"], asked.query.size),
-        "indexed_query": indexed_vector(table, names["query"], asked.query.size),
+def exactly(names: Mapping[str, sql.Composable], condition: sql.Composable) -> sql.Composed:
+    """The chunks nearest to `%(query)s` by cosine distance, nearest first, every chunk compared."""
+    sought = {**names, "condition": condition, "query": sql.SQL(QUERY).format(**names)}
+    return sql.SQL(NEAREST).format(**names, parts=sql.SQL(EXACT).format(**sought, part=sql.SQL("TRUE")))
+
+
+def through_indexes(
+    table: ChunkTable, condition: sql.Composable, indexes: Indexes, *, is_filtered: bool
+) -> sql.Composed:
+    """The same, through the indexes that there are. Store and limit are part of the statement."""
+    names = {
+        **statement_names(table, indexes.vector_store_id),
+        "condition": condition,
+        "limit": sql.Literal(indexes.limit),
     }
+    names["query"] = sql.SQL(QUERY).format(**names)
+    usual = max(MIN_EF_SEARCH, 2 * indexes.limit) * (2 if is_filtered else 1)
+    names |= {
+        "ef_search": sql.Literal(str(indexes.ef_search or min(usual, MAX_EF_SEARCH))),
+        "scanned": sql.Literal(str(SCANNED * max(indexes.limit, 10))),
+        "fetched": sql.Literal(indexes.limit * (OVER_FETCH if is_filtered else 1)),
+        "indexed": indexed_vector(table, names["embedding"], indexes.dimension),
+        "indexed_query": indexed_vector(table, names["query"], indexes.dimension),
+    }
+    parts = _in_parts(names, _disjoint(indexes.segments), is_filtered=is_filtered)
+    return sql.SQL(NEAREST).format(**names, parts=parts)
 
 
 def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], *, is_filtered: bool) -> sql.Composed:
