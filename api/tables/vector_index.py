@@ -144,6 +144,22 @@ WHERE vector_store_id = {store} AND id = %(id)s
 """
 
 
+COUNT_CHUNKS = "SELECT count(*) AS chunks FROM {table} WHERE {vector_store_id} = {store}"
+
+LIST_MADE = f"""
+SELECT known.chunk_count, living_count, is_ready, attempts, error AS last_error, phase,
+       least(tuples_done::float8 / greatest(known.chunk_count, 1), 1) AS progress,
+       coalesce(pg_relation_size(existing.indexrelid), 0) AS bytes,
+       floor(extract(epoch FROM created_at))::bigint AS created_at
+FROM vector_indexes AS known
+LEFT JOIN ({EXISTING}) AS existing ON existing.id = known.id
+LEFT JOIN pg_stat_progress_create_index AS progress
+    ON progress.index_relid = existing.indexrelid AND progress.datname = current_database()
+WHERE known.vector_store_id = %(store)s
+ORDER BY until_seq, known.id
+"""  # noqa: S608  # only constants of this file are put together
+
+
 @dataclass(frozen=True)
 class Segment:
     """A range of a store's chunks that has an index: those with `after` < `seq` <= `until`.
@@ -182,6 +198,20 @@ class Known(Planned):
     is_built: bool
     is_wanted: bool
     large: int
+
+
+class Made(TypedDict):
+    """A segment as one may see it; `progress` is 0 to 1."""
+
+    chunk_count: int
+    living_count: int
+    is_ready: bool
+    attempts: int
+    last_error: str | None
+    phase: str | None
+    progress: float | None
+    bytes: int
+    created_at: int
 
 
 async def start(connection: Connection, table: ChunkTable, *, memory_mb: int | None, workers: int) -> bool:
@@ -288,6 +318,19 @@ async def count(connection: Connection, table: ChunkTable, segment: Known) -> No
         range=in_segment(segment["after_seq"], segment["until_seq"]),
     )
     await connection.execute(statement, {"id": segment["id"]})
+
+
+async def count_chunks(connection: Connection, table: ChunkTable, vector_store_id: str) -> int:
+    statement = sql.SQL(COUNT_CHUNKS).format(**statement_names(table, vector_store_id))
+    row = await (await connection.execute(statement, {})).fetchone()
+    assert row is not None  # an aggregate always has one
+    return row["chunks"]
+
+
+async def list_made(connection: Connection, table: ChunkTable, vector_store_id: str) -> list[Made]:
+    """A store's segments, the oldest first, and what PostgreSQL is doing about those that are being built."""
+    params = {**_of(connection, table), "store": vector_store_id}
+    return cast("list[Made]", await (await connection.execute(LIST_MADE, params)).fetchall())
 
 
 def indexed_vector(table: ChunkTable, vector: sql.Composable, dimension: int) -> sql.Composed:

@@ -132,7 +132,7 @@ def through_indexes(
         "indexed": indexed_vector(table, names["embedding"], indexes.dimension),
         "indexed_query": indexed_vector(table, names["query"], indexes.dimension),
     }
-    parts = _in_parts(names, _disjoint(indexes.segments), is_filtered=is_filtered)
+    parts = _in_parts(names, disjoint(indexes.segments), is_filtered=is_filtered)
     return sql.SQL(NEAREST).format(**names, parts=parts)
 
 
@@ -150,7 +150,7 @@ def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], 
         enough = sql.SQL("(SELECT count(*) FROM {}) >= {}").format(sql.Identifier(found), names["fetched"])
         parts.append(sql.SQL("SELECT * FROM {} WHERE {}").format(sql.Identifier(found), enough))
         parts.append(sql.SQL(EXACT).format(**names, part=sql.SQL("{} AND NOT {}").format(part, enough)))
-    parts += [sql.SQL(EXACT).format(**names, part=part) for part in _between(segments)]
+    parts += [sql.SQL(EXACT).format(**names, part=part) for part in remaining_parts(segments)]
     materialized = [sql.SQL("{} AS MATERIALIZED ({})").format(sql.Identifier(name), tables[name]) for name in tables]
     return sql.SQL(IN_PARTS).format(
         **names,
@@ -159,7 +159,7 @@ def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], 
     )
 
 
-def _disjoint(segments: Iterable[Segment]) -> list[Segment]:
+def disjoint(segments: Iterable[Segment]) -> list[Segment]:
     """The segments in order, without those that begin before another's end: no chunk is found twice."""
     numbered = [segment for segment in segments if segment.until is not None]
     kept = [segment for segment in segments if segment.until is None][:1]
@@ -171,7 +171,7 @@ def _disjoint(segments: Iterable[Segment]) -> list[Segment]:
     return kept
 
 
-def _between(segments: Sequence[Segment]) -> list[sql.Composable]:
+def remaining_parts(segments: Sequence[Segment]) -> list[sql.Composable]:
     """The parts of the store that none of the segments has."""
     numbered = [segment for segment in segments if segment.until is not None]
     parts: list[sql.Composable] = [] if len(numbered) < len(segments) else [sql.SQL("seq IS NULL")]
