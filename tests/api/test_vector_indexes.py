@@ -111,6 +111,19 @@ async def test_a_store_gets_an_index_when_it_is_large(chunks: Chunks, resources:
     assert await chunks.recall() >= 0.95
 
 
+async def test_longer_vectors_are_indexed_sooner(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, settings: dict[str, Any]
+) -> None:
+    store = await openai.vector_stores.create(extra_body={"embedding_dimension": 1536})
+    rows = [{"content": "x", "embedding": [1.0] * 1535 + [float(number)]} for number in range(100)]
+    await http.post(f"/v1/vector_stores/{store.id}/embeddings/batch", json={"embeddings": rows})
+
+    async with opened(settings | {"vector_index": {"min_chunks": 201}}) as resources:
+        assert await vector_indexes.care(resources) == 0
+    async with opened(settings | {"vector_index": {"min_chunks": 200}}) as resources:
+        assert await vector_indexes.care(resources) == 1
+
+
 async def test_young_chunks_are_found_beside_the_index_and_indexed_when_they_are_many(
     chunks: Chunks, resources: Resources, database: str
 ) -> None:
