@@ -15,9 +15,11 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search, vector_search
+from api.tables import keyword_search, scope, vector_search
 from api.tables.chunks import statement_names, storable, typed_id
+from api.tables.columns import VectorStores
 from api.tables.database import Connection
+from api.tables.scope import Kind
 from api.tables.vector_index import Segment
 from api.tables.vector_search import Indexes, compile_condition
 from api.wire import Vector
@@ -37,7 +39,7 @@ CROSS JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_array(after_seq, until_seq) ORDER BY until_seq)::text AS segments
     FROM vector_indexes WHERE vector_store_id = vector_stores.id AND is_ready
 ) AS indexed
-WHERE id = %(vector_store_id)s
+WHERE vector_stores.id = %(vector_store_id)s AND {visible}
 """
 
 # The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
@@ -133,7 +135,7 @@ class KnownStores:
 
 
 async def find_store(connection: Connection, id: str) -> Store | None:
-    row = await (await connection.execute(STORE, {"vector_store_id": id})).fetchone()
+    row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
     return None if row is None else _store(id, row)
 
 
@@ -153,8 +155,9 @@ async def search(
         return None, []
     if any(one.query is not None and len(one.query) != known.dimension for one in asked):
         known = replace(known, segments=())  # what the store is by now decides, and the indexes could not be asked
-    text, params = statement(table, known, search)
+    text, params = statement(table, known, search, connection.scope.kind)
     params |= {
+        **connection.scope.params,
         "vector_store_id": known.id,
         "store": store_id,
         "limit": search.limit,
@@ -186,7 +189,7 @@ async def _execute(
     return await connection.execute(text, params | own, prepare=None if prepare else False, binary=True)
 
 
-def statement(table: ChunkTable, known: Store, search: Search) -> tuple[bytes, dict[str, object]]:
+def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[bytes, dict[str, object]]:
     """The text of a search and its filter's parameters.
 
     Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
@@ -195,19 +198,26 @@ def statement(table: ChunkTable, known: Store, search: Search) -> tuple[bytes, d
     if known.segments and known.dimension is not None and search.leg != "keyword":
         through = Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
     if search.filter is None:
-        return _unfiltered(table, search.leg, through), {}
+        return _unfiltered(table, search.leg, through, kind), {}
     condition, params = compile_condition(table, search.filter)
-    return _compose(table, search.leg, condition, through, is_filtered=True), params
+    legs = _compose(table, search.leg, condition, through, is_filtered=True)
+    return _around(legs, search.leg, kind), params
 
 
 @functools.lru_cache(MAX_KNOWN)
-def _unfiltered(table: ChunkTable, leg: Leg, through: Indexes | None) -> bytes:
-    return _compose(table, leg, compile_condition(table, None)[0], through, is_filtered=False)
+def _unfiltered(table: ChunkTable, leg: Leg, through: Indexes | None, kind: Kind) -> bytes:
+    legs = _compose(table, leg, compile_condition(table, None)[0], through, is_filtered=False)
+    return _around(legs, leg, kind)
+
+
+def _around(legs: sql.Composable, leg: Leg, kind: Kind) -> bytes:
+    visible = scope.condition(VectorStores.TABLE, kind)
+    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible).as_bytes()
 
 
 def _compose(
     table: ChunkTable, leg: Leg, condition: sql.Composable, through: Indexes | None, *, is_filtered: bool
-) -> bytes:
+) -> sql.Composable:
     condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
     names = statement_names(table, "") | {"store": sql.Placeholder("store"), "limit": sql.Placeholder("limit")}
     if through is None:
@@ -216,12 +226,11 @@ def _compose(
         nearest = vector_search.through_indexes(table, condition, through, is_filtered=is_filtered)
     match leg:
         case "vector":
-            legs = nearest
+            return nearest
         case "keyword":
-            legs = keyword_search.worded(table, names, condition)
+            return keyword_search.worded(table, names, condition)
         case "both":
-            legs = keyword_search.both(table, names, condition, nearest=nearest)
-    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs).as_bytes()
+            return keyword_search.both(table, names, condition, nearest=nearest)
 
 
 def _store(id: str, row: dict[str, Any]) -> Store:

@@ -16,7 +16,7 @@ from api.resources import Resources
 from api.schemas import Filter
 from api.services import vector_indexes
 from api.services.vector_indexes import MAX_SEGMENT_CHUNKS, dropped_segments, renewed_segment
-from api.tables import keyword_search, searches
+from api.tables import keyword_search, scope, searches
 from api.tables.chunks import storable
 from api.tables.searches import Leg, Search
 from api.tables.vector_index import Known, Segment
@@ -405,7 +405,9 @@ async def explain(
     async with resources.database.connection() as connection:
         known = await searches.find_store(connection, chunks.store)
         assert known is not None
-        text, params = searches.statement(table, known, Search(leg, filter, limit=10, ef_search=ef_search))
+        text, params = searches.statement(
+            table, known, Search(leg, filter, limit=10, ef_search=ef_search), scope.EVERYTHING.kind
+        )
         params |= {"vector_store_id": known.id, "store": known.id, "limit": 10, **keyword_search.BOUNDS}
         params |= {"question": "text of c00001", "query": storable(table, query), "dimension": DIMENSION}
         rows = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + text, params)
