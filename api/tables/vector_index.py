@@ -31,7 +31,8 @@ LOCK = "SELECT pg_try_advisory_lock(7166843709123451) AS is_locked"
 
 IS_POSSIBLE = """
 SELECT relkind = 'r' AND pg_has_role(relowner, 'USAGE')
-       AND (SELECT string_to_array(extversion, '.')::int[] >= '{0,8}' FROM pg_extension WHERE extname = 'vector')
+       AND (SELECT regexp_match(extversion, '([0-9]+)[.]([0-9]+)')::int[] >= '{0,8}'
+            FROM pg_extension WHERE extname = 'vector')
        AS is_possible
 FROM pg_class WHERE oid = %(table)s::regclass
 """
