@@ -18,7 +18,7 @@ from api.services import vector_indexes
 from api.services.vector_indexes import MAX_SEGMENT_CHUNKS, dropped_segments, renewed_segment
 from api.tables import keyword_search, scope, searches
 from api.tables.chunks import storable
-from api.tables.searches import Leg, Search
+from api.tables.searches import Asked, Leg, Search
 from api.tables.vector_index import Known, Segment
 from api.tables.vector_search import disjoint, remaining_parts
 from api.worker import INDEXES
@@ -431,6 +431,25 @@ async def test_a_search_reads_the_index_and_not_all_chunks(
     [name] = await indexes(database)
 
     assert name in scanned(await explain(resources, chunks, leg))
+
+
+async def test_a_statement_that_is_prepared_reads_the_index_too(chunks: Chunks, resources: Resources) -> None:
+    await chunks.put(LARGE)
+    await vector_indexes.care(resources)
+    table = await resources.database.chunk_table()
+    asked = Asked(None, chunks.random.normal(size=DIMENSION).astype(np.float32))
+    async with resources.database.connection() as connection:
+        known = await searches.find_store(connection, chunks.store)
+        assert known is not None
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        for _ in range(7):
+            await searches.search(connection, table, known, Search("vector", None, limit=10), [asked])
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        rows = await connection.execute(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname LIKE 'quiver_hnsw_%'"
+        )
+
+        assert await rows.fetchone() == {"idx_scan": 7}
 
 
 async def test_ef_search_says_how_much_of_the_index_is_read(chunks: Chunks, resources: Resources) -> None:
