@@ -277,7 +277,8 @@ class RankingOptions(Request):
         default=None, description="Weights of the legs in `rrf`; asks for `search_mode` `hybrid`."
     )
     ef_search: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Without effect: every search is exact."
+        default=None,
+        description="Candidates that the index of a large store considers; by default 100, or twice the results.",
     )
 
     @model_validator(mode="after")
@@ -437,6 +438,35 @@ class VectorStore(TypedDict):
     metadata: dict[str, str] | None
     embedding_model: str | None
     embedding_dimension: int | None
+
+
+class IndexSegment(TypedDict):
+    chunk_count: int
+    bytes: int
+    created_at: int
+
+
+class IndexBuild(TypedDict):
+    """A segment that is being built, or is to be; `phase` and `progress`, 0 to 1, while PostgreSQL is at it."""
+
+    chunk_count: int
+    phase: str | None
+    progress: float | None
+    attempts: int
+    last_error: str | None
+
+
+class VectorStoreIndex(TypedDict):
+    """How a store is searched by vector: through an index as far as there is one, exactly otherwise."""
+
+    object: Literal["vector_store.index"]
+    vector_store_id: str
+    status: Literal["exact", "building", "failed", "ready"]
+    dimension: int | None
+    chunk_count: int
+    indexed_count: int
+    segments: list[IndexSegment]
+    build: IndexBuild | None
 
 
 class Embedding(TypedDict):
