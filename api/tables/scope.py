@@ -8,7 +8,7 @@ through that.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, LiteralString
+from typing import Any, Final, Literal, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -39,6 +39,13 @@ IS_POLICED = "SELECT row_security_active('vector_stores') AS is_policed"
 SET_TENANT = "SELECT set_config('quiver.tenant', %(tenant)s, true)"
 
 
+class Kind(NamedTuple):
+    """What conditions a scope makes: each kind has one text of a statement, which serves all tenants."""
+
+    has_tenant: bool
+    is_restricted: bool
+
+
 @dataclass(frozen=True)
 class Scope:
     """What may be seen: a tenant's, or everything; of that, all or some stores only."""
@@ -46,6 +53,21 @@ class Scope:
     tenant: str | None = None
     vector_store_ids: tuple[str, ...] | None = None
     api_key_id: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.tenant is not None, self.vector_store_ids is not None)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Of its conditions."""
+        if self.tenant is None:
+            return {}
+        return {
+            "scope_tenant": self.tenant,
+            "scope_vector_store_ids": None if self.vector_store_ids is None else list(self.vector_store_ids),
+            "scope_api_key_id": self.api_key_id,
+        }
 
 
 @dataclass(frozen=True)
@@ -67,22 +89,28 @@ class Connection(psycopg.AsyncConnection[DictRow]):
     is_policed: bool | None = None  # whether row-level security binds its role; None: not asked yet
 
 
-def visible(connection: Connection, table: Table) -> tuple[sql.SQL, dict[str, Any]]:
-    """The condition for the rows of a table that the connection may see, and its parameters.
+@functools.cache
+def condition(table: Table, kind: Kind) -> sql.SQL:
+    """The condition for the rows of a table that a scope of the kind shows; its parameters are the scope's.
 
     It names the table, which must have no alias in the statement.
     """
-    scope = connection.scope
-    return _condition(table, scope.tenant is not None, scope.vector_store_ids is not None), _params(scope)
+    if not kind.has_tenant:
+        return sql.SQL("TRUE")
+    return sql.SQL(f"{OF_TENANT[table]} AND {OF_RESTRICTED_KEY[table]}" if kind.is_restricted else OF_TENANT[table])
+
+
+def visible(connection: Connection, table: Table) -> tuple[sql.SQL, dict[str, Any]]:
+    """The condition for the rows of a table that the connection may see, and its parameters."""
+    return condition(table, connection.scope.kind), connection.scope.params
 
 
 async def execute(
     connection: Connection, table: Table, statement: LiteralString, params: Mapping[str, Any]
 ) -> psycopg.AsyncCursor[DictRow]:
     """Execute a statement whose `{visible}` stands for the rows of the table that the connection may see."""
-    scope = connection.scope
-    query = _completed(statement, table, scope.tenant is not None, scope.vector_store_ids is not None)
-    return await connection.execute(query, {**params, **_params(scope)})
+    query = _completed(statement, table, connection.scope.kind)
+    return await connection.execute(query, {**params, **connection.scope.params})
 
 
 def owner(connection: Connection) -> Owner:
@@ -104,26 +132,8 @@ async def is_policed(connection: Connection) -> bool:
     return bool(connection.is_policed)
 
 
-def _params(scope: Scope) -> dict[str, Any]:
-    if scope.tenant is None:
-        return {}
-    return {
-        "scope_tenant": scope.tenant,
-        "scope_vector_store_ids": None if scope.vector_store_ids is None else list(scope.vector_store_ids),
-        "scope_api_key_id": scope.api_key_id,
-    }
-
-
 @functools.cache
-def _condition(table: Table, has_tenant: bool, is_restricted: bool) -> sql.SQL:
-    if not has_tenant:
-        return sql.SQL("TRUE")
-    return sql.SQL(f"{OF_TENANT[table]} AND {OF_RESTRICTED_KEY[table]}" if is_restricted else OF_TENANT[table])
-
-
-@functools.cache
-def _completed(statement: LiteralString, table: Table, has_tenant: bool, is_restricted: bool) -> bytes:
-    """One text for each kind of scope, so that prepared statements serve all tenants."""
+def _completed(statement: LiteralString, table: Table, kind: Kind) -> bytes:
     if "{visible}" not in statement:
         raise ValueError("a statement on a tenants' table has no {visible}")
-    return sql.SQL(statement).format(visible=_condition(table, has_tenant, is_restricted)).as_bytes(None)
+    return sql.SQL(statement).format(visible=condition(table, kind)).as_bytes(None)

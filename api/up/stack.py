@@ -23,6 +23,7 @@ from api.up.processes import LAST_LINES, Child, Guardian
 
 POSTGRES, MIGRATIONS = "PostgreSQL", "migrations"
 EMBEDDER, PROXY, API, WORKER = "embedder", "LiteLLM proxy", "API", "worker"
+WHY_IT_TAKES_LONG = {EMBEDDER: "the first start exports the model, once, which takes about a minute"}
 GRACE_SECONDS = 12  # a part that has not ended by then is killed; the worker gives its jobs 10
 FAILED_GRACE_SECONDS = 3  # with a part gone, the others wait for it in vain
 POLL_SECONDS = 0.1
@@ -208,7 +209,7 @@ class _Stack:
 
     async def _wait_until_ready(self, client: httpx.AsyncClient, name: str, url: str) -> None:
         while (missing := await _ask(client, url)) is not None:
-            self._display.waits(name, missing)
+            self._display.waits(name, missing or WHY_IT_TAKES_LONG.get(name, ""))
             await asyncio.sleep(POLL_SECONDS)
         self._display.ready(name)
 
