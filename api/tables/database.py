@@ -154,7 +154,7 @@ class Database:
     async def _scoped(self, connection: Connection) -> AsyncGenerator[None]:
         connection.scope = self.scope
         try:
-            if self.scope.tenant is None or not await scope.is_policed(connection):
+            if not self.scope.tenant or not await scope.is_policed(connection):
                 yield
                 return
             async with connection.transaction():
