@@ -158,11 +158,9 @@ async def _existing(
         if chunk.id not in found:
             continue
         there, stored = found[chunk.id]
-        is_same = stored is not None and (there["content"], there["metadata"]) == (chunk.content, chunk.metadata)
+        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata)
         # What the server embedded itself may differ by a rounding from one time to the next.
-        if is_same and request.embedding is not None:
-            is_same = have_same_direction(stored, vector)
-        if not is_same:
+        if not is_same or stored is None or (request.embedding is not None and not have_same_direction(stored, vector)):
             raise Conflict(
                 f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
                 param="id",

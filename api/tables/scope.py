@@ -40,7 +40,7 @@ SET_TENANT = "SELECT set_config('quiver.tenant', %(tenant)s, true)"
 
 
 class Kind(NamedTuple):
-    """What conditions a scope makes: each kind has one text of a statement, which serves all tenants."""
+    """What scopes have in common that need the same conditions: statements are prepared for a kind."""
 
     has_tenant: bool
     is_restricted: bool
@@ -60,7 +60,7 @@ class Scope:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Of its conditions."""
+        """What the conditions of its kind name."""
         if self.tenant is None:
             return {}
         return {
@@ -89,19 +89,11 @@ class Connection(psycopg.AsyncConnection[DictRow]):
     is_policed: bool | None = None  # whether row-level security binds its role; None: not asked yet
 
 
-@functools.cache
-def condition(table: Table, kind: Kind) -> sql.SQL:
-    """The condition for the rows of a table that a scope of the kind shows; its parameters are the scope's.
+def visible(connection: Connection, table: Table) -> tuple[sql.SQL, dict[str, Any]]:
+    """The condition for the rows of a table that the connection may see, and its parameters.
 
     It names the table, which must have no alias in the statement.
     """
-    if not kind.has_tenant:
-        return sql.SQL("TRUE")
-    return sql.SQL(f"{OF_TENANT[table]} AND {OF_RESTRICTED_KEY[table]}" if kind.is_restricted else OF_TENANT[table])
-
-
-def visible(connection: Connection, table: Table) -> tuple[sql.SQL, dict[str, Any]]:
-    """The condition for the rows of a table that the connection may see, and its parameters."""
     return condition(table, connection.scope.kind), connection.scope.params
 
 
@@ -133,7 +125,16 @@ async def is_policed(connection: Connection) -> bool:
 
 
 @functools.cache
+def condition(table: Table, kind: Kind) -> sql.SQL:
+    """What `{visible}` stands for in a statement of such scopes."""
+    if not kind.has_tenant:
+        return sql.SQL("TRUE")
+    return sql.SQL(f"{OF_TENANT[table]} AND {OF_RESTRICTED_KEY[table]}" if kind.is_restricted else OF_TENANT[table])
+
+
+@functools.cache
 def _completed(statement: LiteralString, table: Table, kind: Kind) -> bytes:
+    """One text for each kind of scope, so that prepared statements serve all tenants."""
     if "{visible}" not in statement:
         raise ValueError("a statement on a tenants' table has no {visible}")
     return sql.SQL(statement).format(visible=condition(table, kind)).as_bytes(None)

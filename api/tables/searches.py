@@ -190,8 +190,11 @@ def _compose(table: ChunkTable, leg: Leg, condition: sql.Composable, kind: Kind)
             legs = keyword_search.worded(table, names, condition)
         case "both":
             legs = keyword_search.both(table, names, condition)
-    visible = scope.condition(VectorStores.TABLE, kind)
-    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible).as_bytes()
+    return (
+        sql.SQL(SEARCH_STORE)
+        .format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=scope.condition(VectorStores.TABLE, kind))
+        .as_bytes()
+    )
 
 
 def _store(row: dict[str, Any]) -> Store:
