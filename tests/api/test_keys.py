@@ -8,6 +8,7 @@ import httpx
 import psycopg
 import pytest
 from psycopg import sql
+from structlog.testing import capture_logs
 
 from api.services import keys
 from tests.conftest import KEY, Serve, raw
@@ -186,3 +187,14 @@ async def test_development_without_a_server_key_still_knows_keys(serve: Serve, s
 
         assert await status_with(http, made["value"], "POST") == 403
         assert await status_with(http, "qv_unknown") == 401
+
+
+async def test_the_log_says_whose_request_it_was_and_never_the_key(http: httpx.AsyncClient) -> None:
+    made = await make(http, tenant="acme")
+    with capture_logs() as logged:
+        await status_with(http, made["value"])
+        await status_with(http, f"{made['value']}x")
+
+    first, second = [entry for entry in logged if entry["event"] == "request"]
+    assert (first["tenant"], first["api_key_id"], second["status"]) == ("acme", made["id"], 401)
+    assert made["value"] not in str(logged)

@@ -4,12 +4,13 @@ import importlib
 import pkgutil
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import httpx
 import pytest
 
-from api import tables
+from api import routes, tables
 from api.app import create_app
 from api.tables.columns import ApiKeys, Files, Uploads, VectorStores
 from tests.conftest import KEY, make_settings
@@ -212,11 +213,11 @@ async def test_a_key_for_some_stores_finds_nothing_of_the_others(acme: Caller) -
     only = await acme.post("/v1/vector_stores", json={"name": "open"})
     restricted = await new_caller(acme.http, tenant="acme", role="write", vector_store_ids=[only["id"]])
 
-    routes = [route for route in OF_AN_ID if route.role != "admin"]
-    refused = {route.name: (await restricted.send(route, acme.ids)).status_code for route in routes}
+    tried = [route for route in OF_AN_ID if route.role != "admin"]
+    refused = {route.name: (await restricted.send(route, acme.ids)).status_code for route in tried}
     lists = [(await restricted.request("GET", path)).json() for path in ("/v1/vector_stores", "/v1/files")]
     creation = await restricted.request("POST", "/v1/vector_stores", json={})
-    assert refused == {route.name: 404 for route in routes}
+    assert refused == {route.name: 404 for route in tried}
     assert [[one["id"] for one in page["data"]] for page in lists] == [[only["id"]], []]
     assert creation.status_code == 403
 
@@ -351,3 +352,10 @@ def test_every_statement_on_a_tenants_table_has_its_condition_or_a_reason() -> N
 
     assert len(statements()) > 2 * len(TENANTS_TABLES)
     assert without == WITHOUT_CONDITION.keys()
+
+
+def test_routes_have_no_way_around_the_scope() -> None:
+    sources = {path.name: path.read_text() for path in Path(routes.__path__[0]).glob("*.py")}
+
+    unscoped = {name for name, source in sources.items() if re.search(r"\bstate\.resources\b(?!\.settings)", source)}
+    assert unscoped == {"parameters.py"}
