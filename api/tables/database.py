@@ -113,10 +113,16 @@ class Database:
                 asyncio.timeout(None if is_long else self._answer_seconds),
                 self._pool.connection() as connection,
             ):
+                connection.scope = self.scope
                 try:
-                    async with self._scoped(connection):
+                    if self.scope.tenant and await scope.is_policed(connection):
+                        async with connection.transaction():
+                            await scope.set_policy(connection)
+                            yield connection
+                    else:
                         yield connection
                 finally:
+                    connection.scope = NOTHING
                     is_broken = connection.broken
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
@@ -165,19 +171,6 @@ class Database:
                 await self._pool.drain()
             catalogue.chunk_table = found
         return catalogue.chunk_table
-
-    @contextlib.asynccontextmanager
-    async def _scoped(self, connection: Connection) -> AsyncGenerator[None]:
-        connection.scope = self.scope
-        try:
-            if self.scope.tenant is None or not await scope.is_policed(connection):
-                yield
-                return
-            async with connection.transaction():
-                await scope.set_policy(connection)
-                yield
-        finally:
-            connection.scope = NOTHING
 
     async def _configure(self, connection: Connection) -> None:
         set_json_loads(_load_json, connection)
