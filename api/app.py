@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access_log import AccessLog
 from api.answers import add_error_handlers
-from api.auth import PUBLIC_PATHS, RequireKey, required_key
+from api.auth import METRICS_PATH, PUBLIC_PATHS, RequireKey, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.idempotency import Idempotency
+from api.observation import current as current_observation
 from api.openapi import DescribedApp
 from api.resources import Resources
 from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
@@ -33,12 +34,16 @@ class AnyBase:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS | {METRICS_PATH}:
             path: str = scope["path"]
             while path.startswith("/v1/"):
                 path = path.removeprefix("/v1")
             scope = {**scope, "path": f"/v1{path}"}
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if (observation := current_observation()) is not None:
+                observation.see(scope)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -55,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "or run `quiver up`, which brings a database of its own."
         )
     key = required_key(settings)
+    public_paths = PUBLIC_PATHS | {METRICS_PATH} if settings.metrics_public else PUBLIC_PATHS
     resources = Resources.of(settings)
 
     @asynccontextmanager
@@ -78,8 +84,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         middleware=[
-            Middleware(AccessLog),
-            Middleware(RequireKey, key=key),
+            Middleware(AccessLog, metrics=resources.metrics),
+            Middleware(RequireKey, key=key, public_paths=public_paths),
             Middleware(AnyBase),
             Middleware(Idempotency, resources=resources),
         ],

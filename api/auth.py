@@ -1,6 +1,7 @@
 """The server's key: refused callers get their 401 before their body is read."""
 
 import secrets
+from collections.abc import Set
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,6 +12,7 @@ from api.settings import Settings
 
 # Who asks these has no key yet: load balancers, and readers of the documentation.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+METRICS_PATH = "/metrics"  # public where METRICS_PUBLIC says so
 
 MIN_KEY_LENGTH = 16
 # Keys out of examples, litellm-pgvector's and LiteLLM's among them.
@@ -44,12 +46,13 @@ def required_key(settings: Settings) -> str | None:
 class RequireKey:
     """ASGI middleware that lets through only requests with the key, and those for the public paths."""
 
-    def __init__(self, app: ASGIApp, *, key: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, key: str | None, public_paths: Set[str] = PUBLIC_PATHS) -> None:
         self._app = app
+        self._public_paths = public_paths
         self._key = key.encode() if key is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._key is not None and scope["path"] not in PUBLIC_PATHS:
+        if scope["type"] == "http" and self._key is not None and scope["path"] not in self._public_paths:
             try:
                 self._check(Headers(scope=scope).get("authorization", ""), self._key)
             except Unauthenticated as error:

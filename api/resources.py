@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
+from api.metrics import Metrics
 from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
@@ -18,6 +19,7 @@ class Resources:
     blobs: BlobStore
     query_vectors: QueryVectors
     proxy: Proxy
+    metrics: Metrics
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
@@ -26,7 +28,9 @@ class Resources:
         query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
         key = settings.embedding.api_key.get_secret_value() if settings.embedding.api_key else ""
         proxy = Proxy(embeddings.base_url, key=key)
-        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy)
+        database, metrics = Database(settings), Metrics()
+        metrics.watch_pool(database.pool_stats)
+        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics)
 
     async def close(self) -> None:
         await self.query_vectors.close()

@@ -271,7 +271,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/uploads/{id}/complete"): Upload,
     ("POST", "/uploads/{id}/cancel"): Upload,
 }
-NOT_OF_THE_API = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+NOT_OF_THE_API = frozenset({"/health", "/ready", "/metrics", "/docs", "/redoc", "/openapi.json"})
 
 
 def _pattern(template: str) -> re.Pattern[str]:
