@@ -13,7 +13,7 @@ from pathlib import Path
 
 from openai import OpenAI
 
-from infra.images import IMAGES, TAG, build_options, find_engine, run
+from infra.images import IMAGES, TAG, build, build_options, find_engine, run
 
 PORT = int(os.environ.get("PORT", "18000"))
 PGVECTOR = "docker.io/pgvector/pgvector:pg17"
@@ -31,8 +31,7 @@ QUESTION = "How long do customers have to ask for a refund?"
 def main() -> None:
     engine = find_engine()
     with build_options(engine) as options:
-        for image in IMAGES:
-            run(engine, "build", *options, "--target", image.target, "--tag", image.name, ".", shown=True)
+        build(engine, IMAGES, options)
         postgres = find_postgres(engine, options)
     keys = {name: secrets.token_hex(24) for name in ("POSTGRES_PASSWORD", "SERVER_API_KEY", "LITELLM_MASTER_KEY")}
     os.environ |= keys | {"POSTGRES_IMAGE": postgres, "TAG": TAG, "PUBLISH": f"127.0.0.1:{PORT}"}
@@ -45,7 +44,7 @@ def main() -> None:
         is_done = True
     finally:
         if not is_done:
-            run(*compose, "logs", shown=True)
+            run(*compose, "logs", "--tail=30", shown=True)
         run(*compose, "down", "--volumes")
 
 

@@ -66,9 +66,7 @@ def main(targets: list[str]) -> None:
     engine = find_engine()
     images = [image for image in IMAGES if not targets or image.target in targets]
     with build_options(engine) as options:
-        for image in images:
-            print(f"Building {image.target}", flush=True)
-            run(engine, "build", *options, "--target", image.target, "--tag", image.name, ".", shown=True)
+        build(engine, images, options)
     print(f"\n{'image':<12}{'size':>8}{'healthy after':>16}{'stopped after':>16}")
     for image in images:
         size = int(run(engine, "image", "inspect", "--format", "{{.Size}}", image.name)) / 1e6
@@ -76,6 +74,13 @@ def main(targets: list[str]) -> None:
         require_pinned_packages(engine, image)
         up, down = try_out(engine, image)
         print(f"{image.target:<12}{size:>5.0f} MB{up:>14.1f} s{down:>14.1f} s", flush=True)
+
+
+def build(engine: str, images: list[Image], options: list[str]) -> None:
+    """Build images, unless BUILD=no says that those that are there will do."""
+    for image in images if os.environ.get("BUILD") != "no" else []:
+        print(f"Building {image.target}", flush=True)
+        run(engine, "build", *options, "--target", image.target, "--tag", image.name, ".", shown=True)
 
 
 def find_engine() -> str:
