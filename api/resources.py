@@ -1,6 +1,6 @@
 """What a process opens once and every service function is handed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
@@ -9,6 +9,8 @@ from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
 from api.tables.database import Database
+from api.tables.scope import Scope
+from api.tables.searches import KnownStores
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Resources:
     query_vectors: QueryVectors
     proxy: Proxy
     metrics: Metrics
+    known_stores: KnownStores
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
@@ -30,7 +33,11 @@ class Resources:
         proxy = Proxy(embeddings.base_url, key=key)
         database, metrics = Database(settings), Metrics()
         metrics.watch_pool(database.pool_stats)
-        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics)
+        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics, KnownStores())
+
+    def within(self, scope: Scope) -> "Resources":
+        """The same, with a database of which only what the scope allows can be seen."""
+        return replace(self, database=self.database.within(scope))
 
     async def close(self) -> None:
         await self.query_vectors.close()
