@@ -330,7 +330,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/keys"): CreatedApiKey,
     ("DELETE", "/keys/{id}"): ApiKeyDeleted,
 }
-NOT_OF_THE_API = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+NOT_OF_THE_API = frozenset({"/health", "/ready", "/metrics", "/docs", "/redoc", "/openapi.json"})
 
 
 def _pattern(template: str) -> re.Pattern[str]:

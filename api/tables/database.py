@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
+from api.observation import measured
 from api.settings import Settings
 from api.tables import chunk_table, scope
 from api.tables.database_url import parse_url, uses_transaction_pooler
@@ -93,6 +94,10 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
 
+    def pool_stats(self) -> dict[str, int]:
+        """psycopg_pool's own numbers; a counter that is still zero may be missing."""
+        return self._pool.get_stats()
+
     def within(self, scope: Scope) -> "Database":
         """The same database, with the same connections, of which only what the scope allows can be seen."""
         database = copy.copy(self)
@@ -111,6 +116,7 @@ class Database:
         try:
             async with (
                 asyncio.timeout(None if is_long else self._answer_seconds),
+                measured("sql"),  # the wait for a connection included
                 self._pool.connection() as connection,
             ):
                 connection.scope = self.scope
