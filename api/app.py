@@ -94,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.resources = resources
     add_error_handlers(app)
     app.include_router(vector_stores.search_router, prefix="/v1")  # first: routes are tried one after another
+    app.include_router(embeddings.batch_router, prefix="/v1")
     for part in (embeddings, files, keys, uploads, vector_store_files, vector_stores):
         app.include_router(part.router, prefix="/v1")
     app.include_router(operations.router)

@@ -37,7 +37,7 @@ class Resources:
 
     def within(self, scope: Scope) -> "Resources":
         """The same, with a database of which only what the scope allows can be seen."""
-        return replace(self, database=self.database.within(scope))
+        return self if scope == self.database.scope else replace(self, database=self.database.within(scope))
 
     async def close(self) -> None:
         await self.query_vectors.close()

@@ -17,7 +17,16 @@ from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, Storag
 from api.extraction import ExtractorFailed
 from api.metrics import Metrics
 from api.resources import Resources
-from api.services import expiry, files, idempotency, ingestion, keywords, uploads, vector_store_files
+from api.services import (
+    expiry,
+    files,
+    idempotency,
+    ingestion,
+    keywords,
+    uploads,
+    vector_indexes,
+    vector_store_files,
+)
 from api.settings import Settings
 from api.tables import jobs, queue
 
@@ -31,6 +40,9 @@ SHUTDOWN_SECONDS = 7.0
 SWEEPS = "default"
 SWEEPS_AT_ONCE = 4
 SWEEPS_POLL_SECONDS = 2.0
+
+# A build takes minutes, for a million chunks half an hour: it has a place of its own, and there is one at a time.
+INDEXES = "vector_indexes"
 
 # A worker that says nothing for so long is dead: its jobs are others'. One that was only stopped for a while finds
 # that a file is no longer its own when it comes to write it.
@@ -64,6 +76,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_vector_indexes(app, resources)
     return app
 
 
@@ -127,6 +140,24 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
         await keywords.sweep(resources)
 
 
+def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * *")
+    @app.task(
+        name="care_for_vector_indexes",
+        queue=INDEXES,
+        queueing_lock="care_for_vector_indexes",
+        lock="care_for_vector_indexes",
+        pass_context=False,
+    )
+    async def care_for_vector_indexes(timestamp: int) -> None:
+        await vector_indexes.care(resources)
+
+    @app.periodic(cron="47 * * * *")
+    @app.task(name="count_vector_indexes", queueing_lock="count_vector_indexes", pass_context=False)
+    async def count_vector_indexes(timestamp: int) -> None:
+        await vector_indexes.count(resources)
+
+
 async def run(settings: Settings) -> None:
     """Work until SIGINT or SIGTERM. A database that goes away is waited for.
 
@@ -172,7 +203,7 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     try:
         if opening.done():
             opening.result()
-            await _work_in_both_queues(app, stop, resources)
+            await _work_in_all_queues(app, stop, resources)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -185,11 +216,12 @@ async def _open(app: procrastinate.App) -> None:
     await app.open_async()
 
 
-async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
+async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
     work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
     workers = [
         asyncio.create_task(work(jobs.QUEUE, at_once=at_once, listens=True)),
         asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+        asyncio.create_task(work(INDEXES, at_once=1, listens=False)),
     ]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
