@@ -17,6 +17,7 @@ from api.idempotency import Idempotency
 from api.openapi import DescribedApp
 from api.resources import Resources
 from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
+from api.search_shortcut import SearchShortcut
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -82,11 +83,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(RequireKey, key=key),
             Middleware(AnyBase),
             Middleware(Idempotency, resources=resources),
+            Middleware(SearchShortcut, resources=resources),
         ],
     )
     app.state.resources = resources
     add_error_handlers(app)
-    app.include_router(vector_stores.search_router, prefix="/v1")  # first: routes are tried one after another
     for router in (embeddings.router, files.router, uploads.router, vector_store_files.router, vector_stores.router):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)

@@ -13,7 +13,7 @@ from api.resources import Resources
 from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
 from api.services import ranking, stores
 from api.services.ranking import Answer, Plan, Ranked
-from api.tables import searches, vector_stores
+from api.tables import searches
 from api.tables.database import Connection
 from api.tables.searches import Asked, Leg, Match, Store
 from api.wire import Vector, dump_json, read_vector
@@ -60,7 +60,7 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
             raise _misfit(vector_store_id, query, store.dimension)
     else:
         found = await _find_texts(resources, table, vector_store_id, plan, questions, request.filters)
-    answer = await ranking.rank(resources, plan, ranking.legs(found), questions=questions)
+    answer = await ranking.rank(resources, plan, found, questions=questions)
     return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
 
 
@@ -133,8 +133,8 @@ async def _searched(resources: Resources, connection: Connection, id: str, store
     resources.known_stores.remember(id, store)
     if store.is_expired:
         raise stores.expired(id)
-    if store.is_idle:
-        await vector_stores.touch(connection, id)
+    if store.is_idle and resources.known_stores.may_touch(id):
+        await searches.touch(connection, id)
     return store
 
 

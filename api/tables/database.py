@@ -87,14 +87,14 @@ class Database:
         """
         is_broken = False
         try:
-            async with (
-                asyncio.timeout(None if is_long else self._answer_seconds),
-                self._pool.connection() as connection,
-            ):
+            async with asyncio.timeout(None if is_long else self._answer_seconds):
+                # Not `pool.connection()`: it ends a transaction, and there is none here but those of `transaction`.
+                connection = await self._pool.getconn()
                 try:
                     yield connection
                 finally:
                     is_broken = connection.broken
+                    await self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
         except TimeoutError as error:

@@ -4,22 +4,26 @@ What a search must know of its store before that, the model that embeds its ques
 before and checked by what comes back with the chunks. No answer is given, and none refused, from memory alone.
 """
 
+import contextlib
 import functools
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, LiteralString, TypedDict, cast
 
+from psycopg import errors as pg
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search
+from api.tables import keyword_search, vector_stores
 from api.tables.chunks import SEARCH, compile_condition, statement_names, storable, typed_id
 from api.tables.database import Connection
 from api.wire import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
+TOUCH_SECONDS: Final = 60  # and in STORE
 
 Leg = Literal["vector", "keyword", "both"]
 
@@ -27,7 +31,7 @@ Leg = Literal["vector", "keyword", "both"]
 STORE = """
 SELECT embedding_model AS model, embedding_dimension AS dimension,
        status = 'expired' OR coalesce(expires_at <= now(), false) AS is_expired,
-       last_active_at IS NULL OR last_active_at < now() - make_interval(secs => 60) AS is_idle
+       last_active_at IS NULL OR last_active_at < now() - interval '60 seconds' AS is_idle
 FROM vector_stores
 WHERE id = %(vector_store_id)s
 """
@@ -95,6 +99,7 @@ class KnownStores:
 
     def __init__(self) -> None:
         self._stores: OrderedDict[str, Store] = OrderedDict()
+        self._touched: OrderedDict[str, float] = OrderedDict()
 
     def find(self, id: str) -> Store | None:
         return self._stores.get(id)
@@ -108,10 +113,27 @@ class KnownStores:
     def forget(self, id: str) -> None:
         self._stores.pop(id, None)
 
+    def may_touch(self, id: str) -> bool:
+        """Whether it is this search's turn to mark the store as active: of all that find it idle, one in a minute."""
+        now = time.monotonic()
+        if now - self._touched.get(id, -TOUCH_SECONDS) < TOUCH_SECONDS:
+            return False
+        self._touched[id] = now
+        self._touched.move_to_end(id)
+        if len(self._touched) > MAX_KNOWN:
+            self._touched.popitem(last=False)
+        return True
+
 
 async def find_store(connection: Connection, id: str) -> Store | None:
     row = await (await connection.execute(STORE, {"vector_store_id": id})).fetchone()
     return None if row is None else _store(row)
+
+
+async def touch(connection: Connection, id: str) -> None:
+    """Mark a store as active, on a connection without a transaction. A database that is only read is searched, too."""
+    with contextlib.suppress(pg.ReadOnlySqlTransaction, pg.InsufficientPrivilege):
+        await vector_stores.touch(connection, id)
 
 
 async def search(
