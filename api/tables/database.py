@@ -47,21 +47,22 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         assert settings.database_url is not None  # whoever starts a part has checked
         url = settings.database_url.get_secret_value()
-        conninfo, self._schema = parse_url(url)
+        self._conninfo, self._schema = parse_url(url)
         self._fields = settings.db_fields
         self._answer_seconds = settings.database_answer_seconds
         self._chunk_table: ChunkTable | None = None
         self._vector_types: dict[str, TypeInfo] = {}
         self._lacks_vector_types = False
+        self._connecting: dict[str, Any] = {
+            "autocommit": True,
+            "row_factory": dict_row,
+            "application_name": "quiver",
+            "prepare_threshold": None if uses_transaction_pooler(url) else 5,
+        }
         self._pool = AsyncConnectionPool[Connection](
-            conninfo,
+            self._conninfo,
             connection_class=psycopg.AsyncConnection[DictRow],
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                "application_name": "quiver",
-                "prepare_threshold": None if uses_transaction_pooler(url) else 5,
-            },
+            kwargs=self._connecting,
             min_size=1,
             max_size=settings.database_pool_size,
             timeout=settings.database_timeout_seconds,
@@ -110,6 +111,20 @@ class Database:
     async def transaction(self, *, is_long: bool = False) -> AsyncGenerator[Connection]:
         async with self.connection(is_long=is_long) as connection, connection.transaction():
             yield connection
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncGenerator[Connection]:
+        """A connection of its own, for work that takes its time and settings that nobody else is to have.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached, or went away.
+        """
+        try:
+            async with await Connection.connect(self._conninfo, **self._connecting) as connection:
+                await self._configure(connection)
+                yield connection
+        except psycopg.Error as error:
+            raise _named(error) from error
 
     async def chunk_table(self) -> ChunkTable:
         """The mapped table of chunks, looked up once.

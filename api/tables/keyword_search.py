@@ -10,8 +10,9 @@ from typing import Final
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import SEARCH
+from api.tables import vector_search
 from api.tables.keyword_index import id_type
+from api.tables.vector_search import Nearest
 
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most
@@ -111,11 +112,13 @@ def worded(
     return sql.SQL(WORDED).format(**names, condition=condition, distance=distance, id_type=id_type(table))
 
 
-def both(table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable) -> sql.Composed:
+def both(
+    table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable, nearest: Nearest
+) -> sql.Composed:
     """What is nearest, nearest first, and what has most of the words, the best first: up to a limit of each."""
     distance = sql.SQL(DISTANCE).format(**names)
     return sql.SQL(HYBRID).format(
         **names,
-        nearest=sql.SQL(SEARCH).format(**names, condition=condition),
+        nearest=vector_search.compose(table, names, condition, nearest),
         worded=worded(table, names, condition, distance=distance),
     )

@@ -1,10 +1,11 @@
 """A whole search in one statement: what its store is, and which of the store's chunks answer.
 
-What a search must know of its store before that, the model that embeds its question, is remembered from the search
-before and checked by what comes back with the chunks. No answer is given, and none refused, from memory alone.
+What a search must know of its store before that, the model that embeds its question and the indexes, is remembered from
+the search before and checked by what comes back with the chunks. Nothing is answered or refused from memory alone.
 """
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections import OrderedDict
@@ -12,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, LiteralString, TypedDict, cast
 
+from psycopg import AsyncCursor, sql
 from psycopg import errors as pg
-from psycopg import sql
+from psycopg.rows import DictRow
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search, vector_stores
-from api.tables.chunks import SEARCH, compile_condition, statement_names, storable, typed_id
+from api.tables import keyword_search, vector_search, vector_stores
+from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.database import Connection
+from api.tables.vector_index import SEGMENTS, Segment, read_segments
+from api.tables.vector_search import Nearest, compile_condition
 from api.wire import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
@@ -28,19 +32,20 @@ TOUCH_SECONDS: Final = 60  # and in STORE
 Leg = Literal["vector", "keyword", "both"]
 
 # Expiry counts days: a store that is searched all the time is marked as active once a minute.
-STORE = """
-SELECT embedding_model AS model, embedding_dimension AS dimension,
+STORE = f"""
+SELECT embedding_model AS model, embedding_dimension AS dimension, ({SEGMENTS}) AS segments,
        status = 'expired' OR coalesce(expires_at <= now(), false) AS is_expired,
        last_active_at IS NULL OR last_active_at < now() - interval '60 seconds' AS is_idle
 FROM vector_stores
 WHERE id = %(vector_store_id)s
-"""
+"""  # noqa: S608  # only constants are put together
 
-# The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
+# The attributes as text: most leave as they are. Without a chunk the store's row comes alone. With OFFSET the store is
+# looked at once, and not for every chunk.
 SEARCH_STORE = f"""
 SELECT quiver_store.*, found.id, found.file_id, found.filename, found.attributes::text AS attributes, found.text,
        found.distance, {{scores}}
-FROM ({STORE}) AS quiver_store
+FROM ({STORE} OFFSET 0) AS quiver_store
 LEFT JOIN LATERAL ({{legs}}) AS found ON true
 """  # noqa: S608
 
@@ -65,6 +70,7 @@ class Store:
 
     model: str | None
     dimension: int | None
+    segments: tuple[Segment, ...]
     is_expired: bool
     is_idle: bool  # and to be marked as active
 
@@ -143,29 +149,32 @@ async def search(
     leg: Leg,
     asked: Sequence[Asked],
     *,
+    nearest: Nearest,
     filter: Filter | None,
-    limit: int,
 ) -> tuple[Store | None, list[list[Match]]]:
-    """The store as it is, and up to `limit` chunks of each leg for each question, in no order.
+    """The store as it is, and up to `nearest.limit` chunks of each leg for each question, in no order.
 
     Nothing is found where the store has expired or vectors of another dimension. Several questions take one round trip.
     """
     store_id = typed_id(table.vector_store_id, vector_store_id)
     if store_id is None:
         return None, []
-    text, params = statement(table, leg, filter)
+    text, params = statement(table, vector_store_id, leg, nearest, filter)
     params |= {
         "vector_store_id": vector_store_id,
         "store": store_id,
-        "limit": limit,
+        "dimension": nearest.dimension,
+        "limit": nearest.limit,
         **keyword_search.BOUNDS,
     }
+    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
+    prepare = None if filter is None else False
     if len(asked) == 1:
-        answers = [await _execute(connection, table, text, params, asked[0], prepare=filter is None)]
+        answers = [await _execute(connection, table, text, params, asked[0], prepare=prepare)]
     else:
         async with connection.pipeline():
-            answers = [await _execute(connection, table, text, params, one, prepare=False) for one in asked]
-    found = [cast("list[dict[str, Any]]", await answer.fetchall()) for answer in answers]
+            answers = [await _execute(connection, table, text, params, one, prepare=prepare) for one in asked]
+    found = [await answer.fetchall() for answer in answers]
     store = _store(found[0][0]) if found[0] else None
     return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
 
@@ -177,40 +186,44 @@ async def _execute(
     params: dict[str, object],
     asked: Asked,
     *,
-    prepare: bool,
-) -> Any:
-    own: dict[str, object] = {"question": asked.text}
-    if asked.query is not None:
-        own |= {"query": storable(table, asked.query), "dimension": asked.query.size}
-    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
-    return await connection.execute(text, params | own, prepare=None if prepare else False, binary=True)
+    prepare: bool | None,
+) -> AsyncCursor[DictRow]:
+    query = None if asked.query is None else storable(table, asked.query)
+    params = {**params, "question": asked.text, "query": query}
+    return await connection.execute(text, params, prepare=prepare, binary=True)
 
 
-def statement(table: ChunkTable, leg: Leg, filter: Filter | None) -> tuple[bytes, dict[str, object]]:
-    """The same text for every search of a kind, so that a connection plans it once; a filter's parameters."""
+def statement(
+    table: ChunkTable, vector_store_id: str, leg: Leg, nearest: Nearest, filter: Filter | None
+) -> tuple[bytes, dict[str, object]]:
+    """The same text for every search of a kind, so that a connection plans it once; and a filter's parameters."""
+    # The store is written out only where that proves the predicates of its indexes: the small ones share a statement.
+    id = vector_store_id if nearest.segments else None
     if filter is None:
-        return _unfiltered(table, leg), {}
+        return _unfiltered(table, id, leg, nearest), {}
     condition, params = compile_condition(table, filter)
-    return _compose(table, leg, condition), params
+    return _compose(table, id, leg, dataclasses.replace(nearest, is_filtered=True), condition), params
 
 
-@functools.cache
-def _unfiltered(table: ChunkTable, leg: Leg) -> bytes:
-    return _compose(table, leg, compile_condition(table, None)[0])
+@functools.lru_cache(maxsize=1000)
+def _unfiltered(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest) -> bytes:
+    return _compose(table, id, leg, nearest, compile_condition(table, None)[0])
 
 
-def _compose(table: ChunkTable, leg: Leg, condition: sql.Composable) -> bytes:
-    names = statement_names(table, "") | {"store": sql.Placeholder("store")}
+def _compose(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, condition: sql.Composable) -> bytes:
+    names = statement_names(table, id or "")
+    if id is None:
+        names["store"] = sql.Placeholder("store")
     condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
     match leg:
         case "vector":
-            legs = sql.SQL(SEARCH).format(**names, condition=condition)
+            legs = vector_search.compose(table, names, condition, nearest)
         case "keyword":
             legs = keyword_search.worded(table, names, condition)
         case "both":
-            legs = keyword_search.both(table, names, condition)
+            legs = keyword_search.both(table, names, condition, nearest)
     return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs).as_bytes()
 
 
 def _store(row: dict[str, Any]) -> Store:
-    return Store(row["model"], row["dimension"], row["is_expired"], row["is_idle"])
+    return Store(row["model"], row["dimension"], read_segments(row["segments"]), row["is_expired"], row["is_idle"])
