@@ -140,6 +140,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    api_processes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes of the API on that port. One uses one core; each has connections, a memory of query "
+        "vectors and limits of its own.",
+    )
     max_request_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="Largest request body, but for uploaded files."
     )

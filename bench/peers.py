@@ -41,12 +41,12 @@ INSERT INTO bench_plain
 SELECT id, vector_store_id, content, embedding::vector, metadata, created_at FROM embeddings
 WHERE vector_store_id = %(store)s ORDER BY id
 """
-FIND_PLAIN_STORE = "SELECT id, name, last_active_at FROM bench_plain_stores WHERE id = %(store)s"
+FIND_PLAIN_STORE = "SELECT id, name, last_active_at FROM bench_plain_stores WHERE id = $1"
 SEARCH_PLAIN = """
-SELECT id, content, metadata, embedding <=> %(query)s::vector AS distance FROM bench_plain
-WHERE vector_store_id = %(store)s ORDER BY embedding <=> %(query)s::vector LIMIT %(limit)s
+SELECT id, content, metadata, embedding <=> $2::vector AS distance FROM bench_plain
+WHERE vector_store_id = $1 ORDER BY embedding <=> $2::vector LIMIT $3
 """
-TOUCH_PLAIN = "UPDATE bench_plain_stores SET last_active_at = now() WHERE id = %(store)s"
+TOUCH_PLAIN = "UPDATE bench_plain_stores SET last_active_at = now() WHERE id = $1"
 
 
 def plain(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
@@ -59,8 +59,12 @@ def plain(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
         connection.execute("INSERT INTO bench_plain_stores VALUES (%s, '', now())", (store.id,))
         connection.execute(FILL_PLAIN, {"store": store.id})
         connection.execute("VACUUM ANALYZE bench_plain")
-    params = {"store": store.id, "limit": TOP}
-    statements = [(text.encode(), params) for text in (FIND_PLAIN_STORE, SEARCH_PLAIN, TOUCH_PLAIN)]
+    of_store = [("store", store.id)]
+    statements = [
+        (FIND_PLAIN_STORE.encode(), of_store),
+        (SEARCH_PLAIN.encode(), [*of_store, ("query", None), ("limit", TOP)]),
+        (TOUCH_PLAIN.encode(), of_store),
+    ]
     texts = [json.dumps(query.tolist()) for query in queries]
     with stack.api(postgres) as served:
         load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])

@@ -51,9 +51,10 @@ async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) 
         assert known is not None
         assert known.dimension is not None
         nearest = Nearest(known.dimension, TOP, known.segments)
-        text, params = searches.statement(table, store.id, "vector", nearest, None)
-    params |= {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "limit": TOP}
-    return Asked(postgres.url, [(text, params)], [chunks.storable(table, query) for query in queries])
+        statement, _ = searches.compose(table, store.id, "vector", nearest, None)
+    params = {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "query": None}
+    values = [(name, params[name]) for name in statement.names]
+    return Asked(postgres.url, [(statement.text, values)], [chunks.storable(table, query) for query in queries])
 
 
 def recall(served: Served, store: Filled, dimension: int, queries: Vectors) -> float:

@@ -7,15 +7,16 @@ the search before and checked by what comes back with the chunks. Nothing is ans
 import contextlib
 import dataclasses
 import functools
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, LiteralString, TypedDict, cast
 
-from psycopg import AsyncCursor, sql
+from psycopg import AsyncCursor, AsyncRawCursor, sql
 from psycopg import errors as pg
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, dict_row
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
@@ -56,6 +57,8 @@ IS_SEARCHABLE: Final[Mapping[Leg, LiteralString]] = {
     "keyword": "NOT quiver_store.is_expired",
     "both": "NOT quiver_store.is_expired AND quiver_store.dimension = %(dimension)s",
 }
+
+PLACEHOLDER: Final = re.compile(r"%(?:%|\((?P<name>\w+)\)[sbt])")
 
 _SCORES: Final[Mapping[Leg, LiteralString]] = {
     "vector": "NULL::float8 AS text_score, false AS is_indexed",
@@ -98,6 +101,28 @@ class Asked:
 
     text: str | None
     query: Vector | None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL with its parameters by number, as PostgreSQL has them: psycopg would look for their names at every search."""
+
+    text: bytes
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, composed: sql.Composed) -> "Statement":
+        numbers: dict[str, int] = {}
+
+        def number(found: re.Match[str]) -> str:
+            name = found["name"]
+            return "%" if name is None else f"${numbers.setdefault(name, len(numbers) + 1)}"
+
+        text = PLACEHOLDER.sub(number, composed.as_string())
+        return cls(text.encode(), tuple(numbers))
+
+    def values(self, params: Mapping[str, object]) -> list[object]:
+        return [params[name] for name in self.names]
 
 
 class KnownStores:
@@ -159,7 +184,7 @@ async def search(
     store_id = typed_id(table.vector_store_id, vector_store_id)
     if store_id is None:
         return None, []
-    text, params = statement(table, vector_store_id, leg, nearest, filter)
+    statement, params = compose(table, vector_store_id, leg, nearest, filter)
     params |= {
         "vector_store_id": vector_store_id,
         "store": store_id,
@@ -169,60 +194,54 @@ async def search(
     }
     # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
     prepare = None if filter is None else False
-    if len(asked) == 1:
-        answers = [await _execute(connection, table, text, params, asked[0], prepare=prepare)]
-    else:
-        async with connection.pipeline():
-            answers = [await _execute(connection, table, text, params, one, prepare=prepare) for one in asked]
-    found = [await answer.fetchall() for answer in answers]
+    async with connection.pipeline() if len(asked) > 1 else contextlib.nullcontext():
+        cursors = [
+            await _execute(connection, statement, params | _params(table, one), prepare=prepare) for one in asked
+        ]
+        found = [await cursor.fetchall() for cursor in cursors]
     store = _store(found[0][0]) if found[0] else None
     return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
 
 
+def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
+    return {"question": asked.text, "query": None if asked.query is None else storable(table, asked.query)}
+
+
 async def _execute(
-    connection: Connection,
-    table: ChunkTable,
-    text: bytes,
-    params: dict[str, object],
-    asked: Asked,
-    *,
-    prepare: bool | None,
+    connection: Connection, statement: Statement, params: Mapping[str, object], *, prepare: bool | None
 ) -> AsyncCursor[DictRow]:
-    query = None if asked.query is None else storable(table, asked.query)
-    params = {**params, "question": asked.text, "query": query}
-    return await connection.execute(text, params, prepare=prepare, binary=True)
+    cursor = AsyncRawCursor(connection, row_factory=dict_row)
+    return await cursor.execute(statement.text, statement.values(params), prepare=prepare, binary=True)
 
 
-def statement(
+def compose(
     table: ChunkTable, vector_store_id: str, leg: Leg, nearest: Nearest, filter: Filter | None
-) -> tuple[bytes, dict[str, object]]:
-    """The same text for every search of a kind, so that a connection plans it once; and a filter's parameters."""
+) -> tuple[Statement, dict[str, object]]:
+    """The same statement for every search of a kind, so that a connection plans it once; and a filter's parameters."""
     # The store is written out only where that proves the predicates of its indexes: the small ones share a statement.
     id = vector_store_id if nearest.segments else None
     if filter is None:
-        return _unfiltered(table, id, leg, nearest), {}
+        return _composed(table, id, leg, nearest, None), {}
     condition, params = compile_condition(table, filter)
-    return _compose(table, id, leg, dataclasses.replace(nearest, is_filtered=True), condition), params
+    nearest = dataclasses.replace(nearest, is_filtered=True)
+    return _composed(table, id, leg, nearest, condition.as_string()), params
 
 
 @functools.lru_cache(maxsize=1000)
-def _unfiltered(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest) -> bytes:
-    return _compose(table, id, leg, nearest, compile_condition(table, None)[0])
-
-
-def _compose(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, condition: sql.Composable) -> bytes:
+def _composed(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, condition: str | None) -> Statement:
     names = statement_names(table, id or "")
     if id is None:
         names["store"] = sql.Placeholder("store")
-    condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
+    compiled = compile_condition(table, None)[0] if condition is None else sql.SQL(cast("LiteralString", condition))
+    is_found = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), compiled)
     match leg:
         case "vector":
-            legs = vector_search.compose(table, names, condition, nearest)
+            legs = vector_search.compose(table, names, is_found, nearest)
         case "keyword":
-            legs = keyword_search.worded(table, names, condition)
+            legs = keyword_search.worded(table, names, is_found)
         case "both":
-            legs = keyword_search.both(table, names, condition, nearest)
-    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs).as_bytes()
+            legs = keyword_search.both(table, names, is_found, nearest)
+    return Statement.of(sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs))
 
 
 def _store(row: dict[str, Any]) -> Store:
