@@ -2,11 +2,12 @@
 
 import orjson
 from pydantic import ValidationError
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.answers import Json, answer_to
+from api.answers import answer_to
 from api.errors import ApiError, ConfigurationError
-from api.resources import Resources
+from api.routes.parameters import opened
 from api.routes.vector_stores import search_answer
 from api.schemas import SearchRequest
 from api.services import search
@@ -22,27 +23,24 @@ class SearchShortcut:
     not. Both ways end in the same function.
     """
 
-    def __init__(self, app: ASGIApp, *, resources: Resources) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (id := _searched(scope)) is None:
             await self._app(scope, receive, send)
             return
-        read = await _read(receive, limit=self._resources.settings.max_request_bytes)
+        resources = await opened(Request(scope))
+        read = await _read(receive, limit=resources.settings.max_request_bytes)
         request = _request(read)
         if request is None:
             await self._app(scope, _again(read, receive), send)
             return
-        answer = await self._answer(id, request, path=scope["path"])
-        await answer(scope, receive, send)
-
-    async def _answer(self, id: str, request: SearchRequest, *, path: str) -> Json:
         try:
-            return search_answer(await search.search(self._resources, id, request))
+            answer = search_answer(await search.search(resources, id, request))
         except (ApiError, ConfigurationError) as error:
-            return answer_to(error, path=path)
+            answer = answer_to(error, path=scope["path"])
+        await answer(scope, receive, send)
 
 
 def _searched(scope: Scope) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from api.tables import chunks, searches
+from api.tables import chunks, scope, searches
 from api.tables.vector_search import Nearest
 from api.up.embedded_postgres import EmbeddedPostgres
 from api.wire import Vectors
@@ -51,7 +51,7 @@ async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) 
         assert known is not None
         assert known.dimension is not None
         nearest = Nearest(known.dimension, TOP, known.segments)
-        statement, _ = searches.compose(table, store.id, "vector", nearest, None)
+        statement, _ = searches.compose(table, store.id, "vector", nearest, None, scope.EVERYTHING.kind)
     params = {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "query": None}
     values = [(name, params[name]) for name in statement.names]
     return Asked(postgres.url, [(statement.text, values)], [chunks.storable(table, query) for query in queries])

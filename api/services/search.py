@@ -77,7 +77,7 @@ class _Asking:
         The store is taken for what it was at its last search. If it has another model or dimension now, which takes
         another store of its id, all is done again. Other indexes find the same, and are used from the next search on.
         """
-        store = self.resources.known_stores.find(self.vector_store_id)
+        store = self.resources.known_stores.find(self.resources.database.scope, self.vector_store_id)
         if store is None or store.dimension is None:
             store = await _store(self.resources, self.vector_store_id)
         while store.dimension is not None:
@@ -131,10 +131,9 @@ async def _searched(resources: Resources, connection: Connection, id: str, store
         NotFound: there is none.
         InvalidRequest: it has expired.
     """
+    resources.known_stores.remember(connection.scope, id, store)
     if store is None:
-        resources.known_stores.forget(id)
         raise stores.no_such_store(id)
-    resources.known_stores.remember(id, store)
     if store.is_expired:
         raise stores.expired(id)
     if store.is_idle and resources.known_stores.may_touch(id):

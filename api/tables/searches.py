@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, LiteralString, TypedDict, cast
+from typing import Any, Final, Literal, LiteralString, TypedDict, TypeVar, cast
 
 from psycopg import AsyncCursor, AsyncRawCursor, sql
 from psycopg import errors as pg
@@ -20,9 +20,11 @@ from psycopg.rows import DictRow, dict_row
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search, vector_search, vector_stores
+from api.tables import keyword_search, scope, vector_search, vector_stores
 from api.tables.chunks import statement_names, storable, typed_id
+from api.tables.columns import VectorStores
 from api.tables.database import Connection
+from api.tables.scope import Kind, Scope
 from api.tables.vector_index import SEGMENTS, Segment, read_segments
 from api.tables.vector_search import Nearest, compile_condition
 from api.wire import Vector
@@ -30,6 +32,8 @@ from api.wire import Vector
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
 TOUCH_SECONDS: Final = 60  # and in STORE
 
+K = TypeVar("K")
+V = TypeVar("V")
 Leg = Literal["vector", "keyword", "both"]
 
 # Expiry counts days: a store that is searched all the time is marked as active once a minute.
@@ -38,7 +42,7 @@ SELECT embedding_model AS model, embedding_dimension AS dimension, ({SEGMENTS}) 
        status = 'expired' OR coalesce(expires_at <= now(), false) AS is_expired,
        last_active_at IS NULL OR last_active_at < now() - interval '60 seconds' AS is_idle
 FROM vector_stores
-WHERE id = %(vector_store_id)s
+WHERE id = %(vector_store_id)s AND {{visible}}
 """  # noqa: S608  # only constants are put together
 
 # The attributes as text: most leave as they are. Without a chunk the store's row comes alone. With OFFSET the store is
@@ -126,38 +130,40 @@ class Statement:
 
 
 class KnownStores:
-    """The stores searched last, as they were then. One for a process."""
+    """The stores searched last, as they were then, each for those who may see it. One for a process."""
 
     def __init__(self) -> None:
-        self._stores: OrderedDict[str, Store] = OrderedDict()
+        self._stores: OrderedDict[tuple[Scope, str], Store] = OrderedDict()
         self._touched: OrderedDict[str, float] = OrderedDict()
 
-    def find(self, id: str) -> Store | None:
-        return self._stores.get(id)
+    def find(self, scope: Scope, id: str) -> Store | None:
+        return self._stores.get((scope, id))
 
-    def remember(self, id: str, store: Store) -> None:
-        self._stores[id] = store
-        self._stores.move_to_end(id)
-        if len(self._stores) > MAX_KNOWN:
-            self._stores.popitem(last=False)
-
-    def forget(self, id: str) -> None:
-        self._stores.pop(id, None)
+    def remember(self, scope: Scope, id: str, store: Store | None) -> None:
+        """Take note of the store as it is, or of there being none."""
+        if store is None:
+            self._stores.pop((scope, id), None)
+        else:
+            _put(self._stores, (scope, id), store)
 
     def may_touch(self, id: str) -> bool:
         """Whether it is this search's turn to mark the store as active: of all that find it idle, one in a minute."""
         now = time.monotonic()
         if now - self._touched.get(id, -TOUCH_SECONDS) < TOUCH_SECONDS:
             return False
-        self._touched[id] = now
-        self._touched.move_to_end(id)
-        if len(self._touched) > MAX_KNOWN:
-            self._touched.popitem(last=False)
+        _put(self._touched, id, now)
         return True
 
 
+def _put(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > MAX_KNOWN:
+        known.popitem(last=False)
+
+
 async def find_store(connection: Connection, id: str) -> Store | None:
-    row = await (await connection.execute(STORE, {"vector_store_id": id})).fetchone()
+    row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
     return None if row is None else _store(row)
 
 
@@ -184,8 +190,9 @@ async def search(
     store_id = typed_id(table.vector_store_id, vector_store_id)
     if store_id is None:
         return None, []
-    statement, params = compose(table, vector_store_id, leg, nearest, filter)
+    statement, params = compose(table, vector_store_id, leg, nearest, filter, connection.scope.kind)
     params |= {
+        **connection.scope.params,
         "vector_store_id": vector_store_id,
         "store": store_id,
         "dimension": nearest.dimension,
@@ -215,20 +222,22 @@ async def _execute(
 
 
 def compose(
-    table: ChunkTable, vector_store_id: str, leg: Leg, nearest: Nearest, filter: Filter | None
+    table: ChunkTable, vector_store_id: str, leg: Leg, nearest: Nearest, filter: Filter | None, kind: Kind
 ) -> tuple[Statement, dict[str, object]]:
     """The same statement for every search of a kind, so that a connection plans it once; and a filter's parameters."""
     # The store is written out only where that proves the predicates of its indexes: the small ones share a statement.
     id = vector_store_id if nearest.segments else None
     if filter is None:
-        return _composed(table, id, leg, nearest, None), {}
+        return _composed(table, id, leg, nearest, None, kind), {}
     condition, params = compile_condition(table, filter)
     nearest = dataclasses.replace(nearest, is_filtered=True)
-    return _composed(table, id, leg, nearest, condition.as_string()), params
+    return _composed(table, id, leg, nearest, condition.as_string(), kind), params
 
 
 @functools.lru_cache(maxsize=1000)
-def _composed(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, condition: str | None) -> Statement:
+def _composed(
+    table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, condition: str | None, kind: Kind
+) -> Statement:
     names = statement_names(table, id or "")
     if id is None:
         names["store"] = sql.Placeholder("store")
@@ -241,7 +250,8 @@ def _composed(table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, con
             legs = keyword_search.worded(table, names, is_found)
         case "both":
             legs = keyword_search.both(table, names, is_found, nearest)
-    return Statement.of(sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs))
+    visible = scope.condition(VectorStores.TABLE, kind)
+    return Statement.of(sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible))
 
 
 def _store(row: dict[str, Any]) -> Store:
