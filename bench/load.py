@@ -16,9 +16,9 @@ import uvloop
 
 
 async def client(
-    host: str, port: int, requests: list[bytes], turns: "Iterator[int]", until: float, done: "Done"
+    address: tuple[str, int], requests: list[bytes], turns: Iterator[int], until: float, done: "Done"
 ) -> None:
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(*address)
     try:
         for turn in turns:
             if time.perf_counter() >= until:
