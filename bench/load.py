@@ -41,7 +41,7 @@ class Done:
 
     def add(self, number: int, *, seconds: float, status: int) -> None:
         self.statuses[status] += 1
-        if status == 200:
+        if 200 <= status < 300:
             self.seconds.append(seconds)
             self.numbers.append(number)
 

@@ -203,7 +203,7 @@ class Load:
         measured.server_seconds += processor_seconds(self.servers) - before
         measured.latencies += answer["latencies"]
         measured.rates.append(len(answer["latencies"]) / answer["elapsed"])
-        measured.failed += sum(times for status, times in answer["statuses"].items() if status != "200")
+        measured.failed += sum(times for status, times in answer["statuses"].items() if status[0] != "2")
 
     def _add(self, name: str, command: list[str], clients: int, *, step: int) -> None:
         self._ways.append((name, [*command, "--clients", str(clients)], step))
