@@ -7,12 +7,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import answer_to
 from api.errors import ApiError, ConfigurationError
+from api.observation import current as current_observation
 from api.routes.parameters import opened
 from api.routes.vector_stores import search_answer
 from api.schemas import SearchRequest
 from api.services import search
 
 BEFORE_ID, AFTER_ID = "/v1/vector_stores/", "/search"
+ROUTE = "/vector_stores/{vector_store_id}/search"  # as it is called in metrics and in the log
 JSON = (b"content-type", b"application/json")
 
 
@@ -36,6 +38,8 @@ class SearchShortcut:
         if request is None:
             await self._app(scope, _again(read, receive), send)
             return
+        if (observation := current_observation()) is not None:
+            observation.route, observation.vector_store_id = ROUTE, id
         try:
             answer = search_answer(await search.search(resources, id, request))
         except (ApiError, ConfigurationError) as error:

@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    metrics_public: bool = Field(
+        default=False, description="Answer `/metrics` without a key, where only Prometheus can reach it."
+    )
     api_processes: int = Field(
         default=1,
         ge=1,
@@ -187,6 +190,12 @@ class Settings(BaseSettings):
     )
 
     worker_concurrency: int = Field(default=4, ge=1, le=1000, description="Jobs that one worker does at once.")
+    worker_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port on `HOST` for `/health`, `/ready` and `/metrics` of a worker, without a key. Unset: none.",
+    )
     ingestion_retry_seconds: float = Field(
         default=24 * 3600,
         ge=0,

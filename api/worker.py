@@ -3,15 +3,19 @@
 import asyncio
 import signal
 from contextlib import suppress
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import procrastinate
 import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Job
+from procrastinate.middleware import AsyncCallNext
 
+from api import probes
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
+from api.metrics import Metrics
 from api.resources import Resources
 from api.services import (
     expiry,
@@ -172,18 +176,23 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     try:
-        while not stopping.is_set():
-            try:
-                await resources.database.chunk_table()
-                async with resources.database.connection() as connection:  # gives up sooner than the queue does
-                    await connection.execute("SELECT 1")
-                log.info("worker_started")
-                await _work_until(stopping, resources)
-            except (exceptions.ConnectorException, DatabaseUnavailable) as error:
-                log.warning("worker_waits_for_database", error=str(error))
-                await _sleep_unless(stopping, RECONNECT_SECONDS)
+        async with probes.served(resources):
+            await _work_whenever_possible(stopping, resources)
     finally:
         await resources.close()
+
+
+async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources) -> None:
+    while not stopping.is_set():
+        try:
+            await resources.database.chunk_table()
+            async with resources.database.connection() as connection:  # gives up sooner than the queue does
+                await connection.execute("SELECT 1")
+            log.info("worker_started")
+            await _work_until(stopping, resources)
+        except (exceptions.ConnectorException, DatabaseUnavailable) as error:
+            log.warning("worker_waits_for_database", error=str(error))
+            await _sleep_unless(stopping, RECONNECT_SECONDS)
 
 
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
@@ -194,7 +203,7 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     try:
         if opening.done():
             opening.result()
-            await _work_in_all_queues(app, stop, at_once=resources.settings.worker_concurrency)
+            await _work_in_all_queues(app, stop, resources)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -207,11 +216,12 @@ async def _open(app: procrastinate.App) -> None:
     await app.open_async()
 
 
-async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], *, at_once: int) -> None:
+async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
+    work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
     workers = [
-        asyncio.create_task(_work(app, jobs.QUEUE, at_once=at_once, listens=True)),
-        asyncio.create_task(_work(app, SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
-        asyncio.create_task(_work(app, INDEXES, at_once=1, listens=False)),
+        asyncio.create_task(work(jobs.QUEUE, at_once=at_once, listens=True)),
+        asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+        asyncio.create_task(work(INDEXES, at_once=1, listens=False)),
     ]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
@@ -223,7 +233,11 @@ async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal
                 raise result
 
 
-async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listens: bool) -> None:
+async def _work(app: procrastinate.App, metrics: Metrics, queue_name: str, *, at_once: int, listens: bool) -> None:
+    async def count(call_next: AsyncCallNext, context: procrastinate.JobContext, _: object) -> Any:
+        async with metrics.job(context.job.task_name):
+            return await call_next()
+
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
@@ -234,6 +248,7 @@ async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listen
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,
         delete_jobs="always",
+        worker_middleware=[count],
     )
 
 

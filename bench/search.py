@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from api.tables import chunks, scope, searches
-from api.tables.vector_search import Nearest
+from api.tables.searches import Search
 from api.up.embedded_postgres import EmbeddedPostgres
 from api.wire import Vectors
 from bench import generated, stack
@@ -49,10 +49,9 @@ async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) 
         async with opened.database.connection() as connection:
             known = await searches.find_store(connection, store.id)
         assert known is not None
-        assert known.dimension is not None
-        nearest = Nearest(known.dimension, TOP, known.segments)
-        statement, _ = searches.compose(table, store.id, "vector", nearest, None, scope.EVERYTHING.kind)
-    params = {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "query": None}
+        asked = Search("vector", None, limit=TOP)
+        statement, _ = searches.statement(table, known, asked, scope.EVERYTHING.kind)
+    params = {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "query": None, "limit": TOP}
     values = [(name, params[name]) for name in statement.names]
     return Asked(postgres.url, [(statement.text, values)], [chunks.storable(table, query) for query in queries])
 

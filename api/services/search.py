@@ -15,8 +15,7 @@ from api.services import ranking, stores
 from api.services.ranking import Answer, Plan, Ranked
 from api.tables import searches
 from api.tables.database import Connection
-from api.tables.searches import Asked, Leg, Match, Store
-from api.tables.vector_search import Nearest
+from api.tables.searches import Asked, Leg, Match, Search, Store
 from api.wire import Vector, dump_json, read_vector
 
 DEFAULT_RESULTS = 10
@@ -54,69 +53,70 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
             await rewriting.rewrite(resources.proxy, resources.settings.rewrite, model=rewriter, question=question)
             for question in questions
         ]
-    query = None if request.query_embedding is None else read_vector(request.query_embedding, param="query_embedding")
-    asking = _Asking(resources, table, vector_store_id, plan, questions, query, request.filters)
-    found = await asking.find()
+    if request.query_embedding is not None:
+        query = read_vector(request.query_embedding, param="query_embedding")
+        known = await _known(resources, vector_store_id)
+        store, found = await _find(resources, table, known, plan, [Asked(None, query)], request.filters)
+        if store.dimension not in (None, query.size):
+            raise _misfit(vector_store_id, query, store.dimension)
+    else:
+        found = await _find_texts(resources, table, vector_store_id, plan, questions, request.filters)
     answer = await ranking.rank(resources, plan, found, questions=questions)
     return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
 
 
-@dataclass(frozen=True)
-class _Asking:
-    resources: Resources
-    table: ChunkTable
-    vector_store_id: str
-    plan: Plan
-    questions: Sequence[str]
-    query: Vector | None  # of a caller who sends no question
-    filter: Filter | None
+async def _find_texts(
+    resources: Resources,
+    table: ChunkTable,
+    vector_store_id: str,
+    plan: Plan,
+    questions: Sequence[str],
+    filter: Filter | None,
+) -> list[list[Match]]:
+    """What is found with the vectors of the model that the store was filled with.
 
-    async def find(self) -> list[list[Match]]:
-        """What is found for each question, or for the caller's own vector.
+    The store is as it was at its last search, most of the time; if it has changed since, which takes another store of
+    its id, the questions are embedded anew.
+    """
+    store = await _known(resources, vector_store_id)
+    while True:
+        if store.dimension is None:
+            store = await _store(resources, vector_store_id)
+            if store.dimension is None:  # nothing was ever put in
+                return []
+        asked = await _ask(resources, plan, questions, model=store.model, dimension=store.dimension)
+        current, found = await _find(resources, table, store, plan, asked, filter)
+        if (current.model, current.dimension) == (store.model, store.dimension):
+            return found
+        store = current
 
-        The store is taken for what it was at its last search. If it has another model or dimension now, which takes
-        another store of its id, all is done again. Other indexes find the same, and are used from the next search on.
-        """
-        store = self.resources.known_stores.find(self.resources.database.scope, self.vector_store_id)
-        if store is None or store.dimension is None:
-            store = await _store(self.resources, self.vector_store_id)
-        while store.dimension is not None:
-            current, found = await self._find(store, store.dimension)
-            if self.query is not None and current.dimension not in (None, self.query.size):
-                raise _misfit(self.vector_store_id, self.query, current.dimension)
-            if (current.model, current.dimension) == (store.model, store.dimension):
-                return found
-            store = current
-        return []  # nothing was ever put in
 
-    async def _find(self, store: Store, dimension: int) -> tuple[Store, list[list[Match]]]:
-        asked = await self._embed(store, dimension)
-        nearest = Nearest(
-            dimension if self.query is None else self.query.size,
-            self.plan.candidates,
-            store.segments,
-            self.plan.ef_search,
-        )
-        async with self.resources.database.connection() as connection:
-            current, found = await searches.search(
-                connection,
-                self.table,
-                self.vector_store_id,
-                _LEGS[self.plan.mode],
-                asked,
-                nearest=nearest,
-                filter=self.filter,
-            )
-            return await _searched(self.resources, connection, self.vector_store_id, current), found
+async def _ask(
+    resources: Resources, plan: Plan, questions: Sequence[str], *, model: str | None, dimension: int
+) -> list[Asked]:
+    if plan.mode == "keyword":
+        return [Asked(question, None) for question in questions]
+    model = model or resources.embeddings.default_model
+    queries = await resources.query_vectors.embed(questions, model=model, dimension=dimension)
+    return [Asked(question, query) for question, query in zip(questions, queries, strict=True)]
 
-    async def _embed(self, store: Store, dimension: int) -> list[Asked]:
-        if self.query is not None:
-            return [Asked(None, self.query)]
-        if self.plan.mode == "keyword":
-            return [Asked(question, None) for question in self.questions]
-        model = store.model or self.resources.embeddings.default_model
-        queries = await self.resources.query_vectors.embed(self.questions, model=model, dimension=dimension)
-        return [Asked(question, query) for question, query in zip(self.questions, queries, strict=True)]
+
+async def _find(
+    resources: Resources,
+    table: ChunkTable,
+    known: Store,
+    plan: Plan,
+    asked: Sequence[Asked],
+    filter: Filter | None,
+) -> tuple[Store, list[list[Match]]]:
+    search = Search(_LEGS[plan.mode], filter, limit=plan.candidates, ef_search=plan.ef_search)
+    async with resources.database.connection() as connection:
+        store, found = await searches.search(connection, table, known, search, asked)
+        return await _searched(resources, connection, known.id, store), found
+
+
+async def _known(resources: Resources, id: str) -> Store:
+    return resources.known_stores.find(resources.database.scope, id) or await _store(resources, id)
 
 
 async def _store(resources: Resources, id: str) -> Store:

@@ -10,6 +10,8 @@ import structlog
 
 from api.field_mapping import ChunkTable
 from api.resources import Resources
+from api.schemas import VectorStoreIndex
+from api.services import stores
 from api.tables import vector_index
 from api.tables.database import Connection
 from api.tables.vector_index import BuildFailed, Due, Known, Planned
@@ -49,6 +51,42 @@ async def count(resources: Resources) -> None:
         for segment in await _list_known(resources, connection, table):
             if segment["is_ready"]:
                 await vector_index.count(connection, table, segment)
+
+
+async def get(resources: Resources, id: str) -> VectorStoreIndex:
+    """How far the index of a store is.
+
+    Raises:
+        NotFound: there is no such store.
+    """
+    table = await resources.database.chunk_table()
+    async with resources.database.connection() as connection:
+        store = await stores.get_on(connection, id)
+        chunk_count = await vector_index.count_chunks(connection, table, id)
+        made = await vector_index.list_made(connection, table, id)
+    ready = [segment for segment in made if segment["is_ready"]]
+    build = next((segment for segment in made if not segment["is_ready"]), None)
+    unfinished = build and ("failed" if build["last_error"] is not None else "building")
+    return {
+        "object": "vector_store.index",
+        "vector_store_id": id,
+        "status": unfinished or ("ready" if ready else "exact"),
+        "dimension": store["embedding_dimension"],
+        "chunk_count": chunk_count,
+        "indexed_count": sum(segment["living_count"] for segment in ready),
+        "segments": [
+            {"chunk_count": segment["living_count"], "bytes": segment["bytes"], "created_at": segment["created_at"]}
+            for segment in ready
+        ],
+        "build": build
+        and {
+            "chunk_count": build["chunk_count"],
+            "phase": build["phase"],
+            "progress": build["progress"],
+            "attempts": build["attempts"],
+            "last_error": build["last_error"],
+        },
+    }
 
 
 async def _next(resources: Resources, connection: Connection, table: ChunkTable) -> Planned | None:

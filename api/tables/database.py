@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
+from api.observation import measured
 from api.settings import Settings
 from api.tables import chunk_table, scope
 from api.tables.database_url import parse_url, uses_transaction_pooler
@@ -93,6 +94,10 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
 
+    def pool_stats(self) -> dict[str, int]:
+        """psycopg_pool's own numbers; a counter that is still zero may be missing."""
+        return self._pool.get_stats()
+
     def within(self, scope: Scope) -> "Database":
         """The same database, with the same connections, of which only what the scope allows can be seen."""
         database = copy.copy(self)
@@ -109,15 +114,22 @@ class Database:
         """
         is_broken = False
         try:
-            async with asyncio.timeout(None if is_long else self._answer_seconds):
-                # Not `pool.connection()`: it ends a transaction, and there is none here but those of `transaction`.
-                connection = await self._pool.getconn()
+            async with (
+                asyncio.timeout(None if is_long else self._answer_seconds),
+                measured("sql"),  # the wait for a connection included
+                self._pool.connection() as connection,
+            ):
+                connection.scope = self.scope
                 try:
-                    async with self._scoped(connection):
+                    if self.scope.tenant and await scope.is_policed(connection):
+                        async with connection.transaction():
+                            await scope.set_policy(connection)
+                            yield connection
+                    else:
                         yield connection
                 finally:
+                    connection.scope = NOTHING
                     is_broken = connection.broken
-                    await self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
         except TimeoutError as error:
@@ -165,19 +177,6 @@ class Database:
                 await self._pool.drain()
             catalogue.chunk_table = found
         return catalogue.chunk_table
-
-    @contextlib.asynccontextmanager
-    async def _scoped(self, connection: Connection) -> AsyncGenerator[None]:
-        connection.scope = self.scope
-        try:
-            if self.scope.tenant is None or not await scope.is_policed(connection):
-                yield
-                return
-            async with connection.transaction():
-                await scope.set_policy(connection)
-                yield
-        finally:
-            connection.scope = NOTHING
 
     async def _configure(self, connection: Connection) -> None:
         set_json_loads(_load_json, connection)

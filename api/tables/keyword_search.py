@@ -10,9 +10,7 @@ from typing import Final
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables import vector_search
 from api.tables.keyword_index import id_type
-from api.tables.vector_search import Nearest
 
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most
@@ -113,12 +111,12 @@ def worded(
 
 
 def both(
-    table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable, nearest: Nearest
+    table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable, *, nearest: sql.Composable
 ) -> sql.Composed:
-    """What is nearest, nearest first, and what has most of the words, the best first: up to a limit of each."""
+    """What is nearest, as another statement finds it, and what has most of the words: up to a limit of each."""
     distance = sql.SQL(DISTANCE).format(**names)
     return sql.SQL(HYBRID).format(
         **names,
-        nearest=vector_search.compose(table, names, condition, nearest),
+        nearest=nearest,
         worded=worded(table, names, condition, distance=distance),
     )

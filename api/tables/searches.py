@@ -1,19 +1,19 @@
 """A whole search in one statement: what its store is, and which of the store's chunks answer.
 
-What a search must know of its store before that, the model that embeds its question and the indexes, is remembered from
-the search before and checked by what comes back with the chunks. Nothing is answered or refused from memory alone.
+What a search must know of its store before that, the model that embeds its question, is remembered from the search
+before and checked by what comes back with the chunks. No answer is given, and none refused, from memory alone.
 """
 
 import contextlib
-import dataclasses
 import functools
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, LiteralString, TypedDict, TypeVar, cast
 
+import orjson
 from psycopg import AsyncCursor, AsyncRawCursor, sql
 from psycopg import errors as pg
 from psycopg.rows import DictRow, dict_row
@@ -25,32 +25,38 @@ from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
 from api.tables.scope import Kind, Scope
-from api.tables.vector_index import SEGMENTS, Segment, read_segments
-from api.tables.vector_search import Nearest, compile_condition
+from api.tables.vector_index import Segment
+from api.tables.vector_search import Indexes, compile_condition
 from api.wire import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
 TOUCH_SECONDS: Final = 60  # and in STORE
+PLACEHOLDER: Final = re.compile(r"%(?:%|\((?P<name>\w+)\)[sbt])")
 
 K = TypeVar("K")
 V = TypeVar("V")
+
 Leg = Literal["vector", "keyword", "both"]
 
 # Expiry counts days: a store that is searched all the time is marked as active once a minute.
-STORE = f"""
-SELECT embedding_model AS model, embedding_dimension AS dimension, ({SEGMENTS}) AS segments,
+STORE = """
+SELECT embedding_model AS model, embedding_dimension AS dimension,
        status = 'expired' OR coalesce(expires_at <= now(), false) AS is_expired,
-       last_active_at IS NULL OR last_active_at < now() - interval '60 seconds' AS is_idle
+       last_active_at IS NULL OR last_active_at < now() - make_interval(secs => 60) AS is_idle,
+       indexed.segments
 FROM vector_stores
-WHERE id = %(vector_store_id)s AND {{visible}}
-"""  # noqa: S608  # only constants are put together
+CROSS JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(after_seq, until_seq) ORDER BY until_seq)::text AS segments
+    FROM vector_indexes WHERE vector_store_id = vector_stores.id AND is_ready
+) AS indexed
+WHERE vector_stores.id = %(vector_store_id)s AND {visible}
+"""
 
-# The attributes as text: most leave as they are. Without a chunk the store's row comes alone. With OFFSET the store is
-# looked at once, and not for every chunk.
+# The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
 SEARCH_STORE = f"""
 SELECT quiver_store.*, found.id, found.file_id, found.filename, found.attributes::text AS attributes, found.text,
        found.distance, {{scores}}
-FROM ({STORE} OFFSET 0) AS quiver_store
+FROM ({STORE}) AS quiver_store
 LEFT JOIN LATERAL ({{legs}}) AS found ON true
 """  # noqa: S608
 
@@ -62,8 +68,6 @@ IS_SEARCHABLE: Final[Mapping[Leg, LiteralString]] = {
     "both": "NOT quiver_store.is_expired AND quiver_store.dimension = %(dimension)s",
 }
 
-PLACEHOLDER: Final = re.compile(r"%(?:%|\((?P<name>\w+)\)[sbt])")
-
 _SCORES: Final[Mapping[Leg, LiteralString]] = {
     "vector": "NULL::float8 AS text_score, false AS is_indexed",
     "keyword": "found.text_score, false AS is_indexed",
@@ -73,13 +77,17 @@ _SCORES: Final[Mapping[Leg, LiteralString]] = {
 
 @dataclass(frozen=True)
 class Store:
-    """What a search has to know of its store."""
+    """What a search has to know of its store.
 
+    The indexes may be others by now: a search with those of a moment ago is slower for once, and as right.
+    """
+
+    id: str
     model: str | None
     dimension: int | None
-    segments: tuple[Segment, ...]
     is_expired: bool
     is_idle: bool  # and to be marked as active
+    segments: tuple[Segment, ...] = ()  # that have an index
 
 
 class Match(TypedDict):
@@ -97,6 +105,16 @@ class Match(TypedDict):
     distance: float | None
     text_score: float | None
     is_indexed: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is sought, whatever the questions: up to `limit` chunks of each leg."""
+
+    leg: Leg
+    filter: Filter | None
+    limit: int
+    ef_search: int | None = None  # candidates of an index; None: as many as the limit needs
 
 
 @dataclass(frozen=True)
@@ -164,7 +182,7 @@ def _put(known: OrderedDict[K, V], key: K, value: V) -> None:
 
 async def find_store(connection: Connection, id: str) -> Store | None:
     row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
-    return None if row is None else _store(row)
+    return None if row is None else _store(id, row)
 
 
 async def touch(connection: Connection, id: str) -> None:
@@ -176,42 +194,41 @@ async def touch(connection: Connection, id: str) -> None:
 async def search(
     connection: Connection,
     table: ChunkTable,
-    vector_store_id: str,
-    leg: Leg,
+    known: Store,
+    search: Search,
     asked: Sequence[Asked],
-    *,
-    nearest: Nearest,
-    filter: Filter | None,
 ) -> tuple[Store | None, list[list[Match]]]:
-    """The store as it is, and up to `nearest.limit` chunks of each leg for each question, in no order.
+    """The store as it is, and the chunks of each leg for each question, in no order.
 
     Nothing is found where the store has expired or vectors of another dimension. Several questions take one round trip.
     """
-    store_id = typed_id(table.vector_store_id, vector_store_id)
+    store_id = typed_id(table.vector_store_id, known.id)
     if store_id is None:
         return None, []
-    statement, params = compose(table, vector_store_id, leg, nearest, filter, connection.scope.kind)
+    if any(one.query is not None and len(one.query) != known.dimension for one in asked):
+        known = replace(known, segments=())  # what the store is by now decides, and the indexes could not be asked
+    composed, params = statement(table, known, search, connection.scope.kind)
     params |= {
         **connection.scope.params,
-        "vector_store_id": vector_store_id,
+        "vector_store_id": known.id,
         "store": store_id,
-        "dimension": nearest.dimension,
-        "limit": nearest.limit,
+        "limit": search.limit,
         **keyword_search.BOUNDS,
     }
     # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
-    prepare = None if filter is None else False
+    prepare = None if search.filter is None else False
     async with connection.pipeline() if len(asked) > 1 else contextlib.nullcontext():
-        cursors = [
-            await _execute(connection, statement, params | _params(table, one), prepare=prepare) for one in asked
-        ]
+        cursors = [await _execute(connection, composed, params | _params(table, one), prepare=prepare) for one in asked]
         found = [await cursor.fetchall() for cursor in cursors]
-    store = _store(found[0][0]) if found[0] else None
+    store = _store(known.id, found[0][0]) if found[0] else None
     return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
 
 
 def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
-    return {"question": asked.text, "query": None if asked.query is None else storable(table, asked.query)}
+    own: dict[str, object] = {"question": asked.text}
+    if asked.query is not None:
+        own |= {"query": storable(table, asked.query), "dimension": asked.query.size}
+    return own
 
 
 async def _execute(
@@ -221,38 +238,54 @@ async def _execute(
     return await cursor.execute(statement.text, statement.values(params), prepare=prepare, binary=True)
 
 
-def compose(
-    table: ChunkTable, vector_store_id: str, leg: Leg, nearest: Nearest, filter: Filter | None, kind: Kind
-) -> tuple[Statement, dict[str, object]]:
-    """The same statement for every search of a kind, so that a connection plans it once; and a filter's parameters."""
-    # The store is written out only where that proves the predicates of its indexes: the small ones share a statement.
-    id = vector_store_id if nearest.segments else None
-    if filter is None:
-        return _composed(table, id, leg, nearest, None, kind), {}
-    condition, params = compile_condition(table, filter)
-    nearest = dataclasses.replace(nearest, is_filtered=True)
-    return _composed(table, id, leg, nearest, condition.as_string(), kind), params
+def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[Statement, dict[str, object]]:
+    """The text of a search and its filter's parameters.
+
+    Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
+    """
+    through = None
+    if known.segments and known.dimension is not None and search.leg != "keyword":
+        through = Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+    if search.filter is None:
+        return _unfiltered(table, search.leg, through, kind), {}
+    condition, params = compile_condition(table, search.filter)
+    legs = _compose(table, search.leg, condition, through, is_filtered=True)
+    return _around(legs, search.leg, kind), params
 
 
-@functools.lru_cache(maxsize=1000)
-def _composed(
-    table: ChunkTable, id: str | None, leg: Leg, nearest: Nearest, condition: str | None, kind: Kind
-) -> Statement:
-    names = statement_names(table, id or "")
-    if id is None:
-        names["store"] = sql.Placeholder("store")
-    compiled = compile_condition(table, None)[0] if condition is None else sql.SQL(cast("LiteralString", condition))
-    is_found = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), compiled)
-    match leg:
-        case "vector":
-            legs = vector_search.compose(table, names, is_found, nearest)
-        case "keyword":
-            legs = keyword_search.worded(table, names, is_found)
-        case "both":
-            legs = keyword_search.both(table, names, is_found, nearest)
+@functools.lru_cache(MAX_KNOWN)
+def _unfiltered(table: ChunkTable, leg: Leg, through: Indexes | None, kind: Kind) -> Statement:
+    legs = _compose(table, leg, compile_condition(table, None)[0], through, is_filtered=False)
+    return _around(legs, leg, kind)
+
+
+def _around(legs: sql.Composable, leg: Leg, kind: Kind) -> Statement:
     visible = scope.condition(VectorStores.TABLE, kind)
     return Statement.of(sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible))
 
 
-def _store(row: dict[str, Any]) -> Store:
-    return Store(row["model"], row["dimension"], read_segments(row["segments"]), row["is_expired"], row["is_idle"])
+def _compose(
+    table: ChunkTable, leg: Leg, condition: sql.Composable, through: Indexes | None, *, is_filtered: bool
+) -> sql.Composable:
+    condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
+    names = statement_names(table, "") | {"store": sql.Placeholder("store"), "limit": sql.Placeholder("limit")}
+    if through is None:
+        nearest = vector_search.exactly(names, condition)
+    else:
+        nearest = vector_search.through_indexes(table, condition, through, is_filtered=is_filtered)
+    match leg:
+        case "vector":
+            return nearest
+        case "keyword":
+            return keyword_search.worded(table, names, condition)
+        case "both":
+            return keyword_search.both(table, names, condition, nearest=nearest)
+
+
+def _store(id: str, row: dict[str, Any]) -> Store:
+    return Store(id, row["model"], row["dimension"], row["is_expired"], row["is_idle"], _segments(row["segments"]))
+
+
+@functools.lru_cache(MAX_KNOWN)
+def _segments(text: str | None) -> tuple[Segment, ...]:
+    return () if text is None else tuple(Segment(after, until) for after, until in orjson.loads(text))

@@ -4,12 +4,10 @@ An index is a partial one over a range of one store's chunks, a *segment*. Postg
 whether it is in an index, so that an index has all of its range, whenever a chunk of it is committed.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict, cast
 
-import orjson
 import psycopg
 from psycopg import sql
 
@@ -33,7 +31,8 @@ LOCK = "SELECT pg_try_advisory_lock(7166843709123451) AS is_locked"
 
 IS_POSSIBLE = """
 SELECT relkind = 'r' AND pg_has_role(relowner, 'USAGE')
-       AND (SELECT string_to_array(extversion, '.')::int[] >= '{0,8}' FROM pg_extension WHERE extname = 'vector')
+       AND (SELECT regexp_match(extversion, '([0-9]+)[.]([0-9]+)')::int[] >= '{0,8}'
+            FROM pg_extension WHERE extname = 'vector')
        AS is_possible
 FROM pg_class WHERE oid = %(table)s::regclass
 """
@@ -123,12 +122,6 @@ WHERE old.vector_store_id = built.vector_store_id AND old.id <> built.id
            ELSE old.until_seq <= built.until_seq AND (built.after_seq IS NULL OR old.after_seq >= built.after_seq) END
 """
 
-# Those of the row of `vector_stores` that it is asked beside, as text.
-SEGMENTS: Final = """
-SELECT jsonb_agg(jsonb_build_array(after_seq, until_seq) ORDER BY until_seq)::text FROM vector_indexes
-WHERE vector_indexes.vector_store_id = vector_stores.id AND is_ready
-"""
-
 RESET = "UPDATE vector_indexes SET is_ready = false WHERE vector_store_id = %(store)s AND id = %(id)s"
 
 FORGET = "DELETE FROM vector_indexes WHERE vector_store_id = %(store)s AND id = ANY(%(ids)s)"
@@ -150,6 +143,22 @@ UPDATE vector_indexes SET living_count =
     (SELECT count(*) FROM {table} WHERE {table}.{vector_store_id} = {store} AND {range})
 WHERE vector_store_id = {store} AND id = %(id)s
 """
+
+
+COUNT_CHUNKS = "SELECT count(*) AS chunks FROM {table} WHERE {vector_store_id} = {store}"
+
+LIST_MADE = f"""
+SELECT known.chunk_count, living_count, is_ready, attempts, error AS last_error, phase,
+       least(tuples_done::float8 / greatest(known.chunk_count, 1), 1) AS progress,
+       coalesce(pg_relation_size(existing.indexrelid), 0) AS bytes,
+       floor(extract(epoch FROM created_at))::bigint AS created_at
+FROM vector_indexes AS known
+LEFT JOIN ({EXISTING}) AS existing ON existing.id = known.id
+LEFT JOIN pg_stat_progress_create_index AS progress
+    ON progress.index_relid = existing.indexrelid AND progress.datname = current_database()
+WHERE known.vector_store_id = %(store)s
+ORDER BY until_seq, known.id
+"""  # noqa: S608  # only constants of this file are put together
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,20 @@ class Known(Planned):
     is_built: bool
     is_wanted: bool
     large: int
+
+
+class Made(TypedDict):
+    """A segment as one may see it; `progress` is 0 to 1."""
+
+    chunk_count: int
+    living_count: int
+    is_ready: bool
+    attempts: int
+    last_error: str | None
+    phase: str | None
+    progress: float | None
+    bytes: int
+    created_at: int
 
 
 async def start(connection: Connection, table: ChunkTable, *, memory_mb: int | None, workers: int) -> bool:
@@ -298,10 +321,17 @@ async def count(connection: Connection, table: ChunkTable, segment: Known) -> No
     await connection.execute(statement, {"id": segment["id"]})
 
 
-@functools.lru_cache(maxsize=1000)
-def read_segments(text: str | None) -> tuple[Segment, ...]:
-    """What SEGMENTS says."""
-    return () if text is None else tuple(Segment(after, until) for after, until in orjson.loads(text))
+async def count_chunks(connection: Connection, table: ChunkTable, vector_store_id: str) -> int:
+    statement = sql.SQL(COUNT_CHUNKS).format(**statement_names(table, vector_store_id))
+    row = await (await connection.execute(statement, {})).fetchone()
+    assert row is not None  # an aggregate always has one
+    return row["chunks"]
+
+
+async def list_made(connection: Connection, table: ChunkTable, vector_store_id: str) -> list[Made]:
+    """A store's segments, the oldest first, and what PostgreSQL is doing about those that are being built."""
+    params = {**_of(connection, table), "store": vector_store_id}
+    return cast("list[Made]", await (await connection.execute(LIST_MADE, params)).fetchall())
 
 
 def indexed_vector(table: ChunkTable, vector: sql.Composable, dimension: int) -> sql.Composed:

@@ -13,6 +13,7 @@ from psycopg import sql
 from api.field_mapping import ChunkTable
 from api.filters import FilterCompiler
 from api.schemas import Filter
+from api.tables.chunks import statement_names
 from api.tables.vector_index import Segment, in_segment, indexed_vector
 
 MIN_EF_SEARCH: Final = 100  # of a search without a filter; twice as many with one, whose results lie further apart
@@ -30,9 +31,10 @@ SELECT {id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata
        coalesce({content}, '') AS text, nearest.distance
 FROM ({parts}) AS nearest
 JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
-WHERE nearest.distance <= 2
 ORDER BY nearest.distance, id
 """
+
+QUERY = "%(query)b::{vector_type}"
 
 # Adding 0 keeps an index on the vectors out of it: one that covers all stores would find the neighbours of the whole
 # table, of which few may be this store's. The chunks are compared one by one instead, which is exact.
@@ -87,33 +89,14 @@ SELECT found.* FROM tuned CROSS JOIN LATERAL (
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """What is asked for: the chunks that are nearest to a vector. Without segments the search is exact."""
+class Indexes:
+    """Those of one store, and how they are to be searched."""
 
+    vector_store_id: str
     dimension: int
+    segments: tuple[Segment, ...]
     limit: int
-    segments: tuple[Segment, ...] = ()
     ef_search: int | None = None  # None: as many as the limit needs
-    is_filtered: bool = False
-
-
-def compose(
-    table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable, nearest: Nearest
-) -> sql.Composed:
-    """The statement that finds them; its parameter is `query`."""
-    names = {
-        **names,
-        "condition": condition,
-        "query": sql.SQL("%(query)b::{}").format(table.vector_type),
-        "limit": sql.Literal(nearest.limit),
-    }
-    segments = _disjoint(nearest.segments)
-    parts = (
-        _in_parts(names | _settings(table, names, nearest), segments, is_filtered=nearest.is_filtered)
-        if segments
-        else sql.SQL(EXACT).format(**names, part=sql.SQL("TRUE"))
-    )
-    return sql.SQL(NEAREST).format(**names, parts=parts)
 
 
 def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
@@ -125,16 +108,32 @@ def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Com
     return condition, compiler.params
 
 
-def _settings(table: ChunkTable, names: Mapping[str, sql.Composable], asked: Nearest) -> dict[str, sql.Composable]:
-    usual = max(MIN_EF_SEARCH, 2 * asked.limit) * (2 if asked.is_filtered else 1)
-    ef_search = asked.ef_search or min(usual, MAX_EF_SEARCH)
-    return {
-        "ef_search": sql.Literal(str(ef_search)),
-        "scanned": sql.Literal(str(SCANNED * max(asked.limit, 10))),
-        "fetched": sql.Literal(asked.limit * (OVER_FETCH if asked.is_filtered else 1)),
-        "indexed": indexed_vector(table, names["embedding"], asked.dimension),
-        "indexed_query": indexed_vector(table, names["query"], asked.dimension),
+def exactly(names: Mapping[str, sql.Composable], condition: sql.Composable) -> sql.Composed:
+    """The chunks nearest to `%(query)s` by cosine distance, nearest first, every chunk compared."""
+    sought = {**names, "condition": condition, "query": sql.SQL(QUERY).format(**names)}
+    return sql.SQL(NEAREST).format(**names, parts=sql.SQL(EXACT).format(**sought, part=sql.SQL("TRUE")))
+
+
+def through_indexes(
+    table: ChunkTable, condition: sql.Composable, indexes: Indexes, *, is_filtered: bool
+) -> sql.Composed:
+    """The same, through the indexes that there are. Store and limit are part of the statement."""
+    names = {
+        **statement_names(table, indexes.vector_store_id),
+        "condition": condition,
+        "limit": sql.Literal(indexes.limit),
     }
+    names["query"] = sql.SQL(QUERY).format(**names)
+    usual = max(MIN_EF_SEARCH, 2 * indexes.limit) * (2 if is_filtered else 1)
+    names |= {
+        "ef_search": sql.Literal(str(indexes.ef_search or min(usual, MAX_EF_SEARCH))),
+        "scanned": sql.Literal(str(SCANNED * max(indexes.limit, 10))),
+        "fetched": sql.Literal(indexes.limit * (OVER_FETCH if is_filtered else 1)),
+        "indexed": indexed_vector(table, names["embedding"], indexes.dimension),
+        "indexed_query": indexed_vector(table, names["query"], indexes.dimension),
+    }
+    parts = _in_parts(names, disjoint(indexes.segments), is_filtered=is_filtered)
+    return sql.SQL(NEAREST).format(**names, parts=parts)
 
 
 def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], *, is_filtered: bool) -> sql.Composed:
@@ -151,7 +150,7 @@ def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], 
         enough = sql.SQL("(SELECT count(*) FROM {}) >= {}").format(sql.Identifier(found), names["fetched"])
         parts.append(sql.SQL("SELECT * FROM {} WHERE {}").format(sql.Identifier(found), enough))
         parts.append(sql.SQL(EXACT).format(**names, part=sql.SQL("{} AND NOT {}").format(part, enough)))
-    parts += [sql.SQL(EXACT).format(**names, part=part) for part in _between(segments)]
+    parts += [sql.SQL(EXACT).format(**names, part=part) for part in remaining_parts(segments)]
     materialized = [sql.SQL("{} AS MATERIALIZED ({})").format(sql.Identifier(name), tables[name]) for name in tables]
     return sql.SQL(IN_PARTS).format(
         **names,
@@ -160,7 +159,7 @@ def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], 
     )
 
 
-def _disjoint(segments: Iterable[Segment]) -> list[Segment]:
+def disjoint(segments: Iterable[Segment]) -> list[Segment]:
     """The segments in order, without those that begin before another's end: no chunk is found twice."""
     numbered = [segment for segment in segments if segment.until is not None]
     kept = [segment for segment in segments if segment.until is None][:1]
@@ -172,7 +171,7 @@ def _disjoint(segments: Iterable[Segment]) -> list[Segment]:
     return kept
 
 
-def _between(segments: Sequence[Segment]) -> list[sql.Composable]:
+def remaining_parts(segments: Sequence[Segment]) -> list[sql.Composable]:
     """The parts of the store that none of the segments has."""
     numbered = [segment for segment in segments if segment.until is not None]
     parts: list[sql.Composable] = [] if len(numbered) < len(segments) else [sql.SQL("seq IS NULL")]
