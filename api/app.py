@@ -16,7 +16,7 @@ from api.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailab
 from api.idempotency import Idempotency
 from api.openapi import DescribedApp
 from api.resources import Resources
-from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
+from api.routes import embeddings, files, operations, table_syncs, uploads, vector_store_files, vector_stores
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -88,5 +88,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     for router in (embeddings.router, files.router, uploads.router, vector_store_files.router, vector_stores.router):
         app.include_router(router, prefix="/v1")
+    app.include_router(table_syncs.router, prefix="/v1")
     app.include_router(operations.router)
     return app

@@ -13,7 +13,16 @@ from procrastinate.jobs import Job
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
 from api.resources import Resources
-from api.services import expiry, files, idempotency, ingestion, keywords, uploads, vector_store_files
+from api.services import (
+    expiry,
+    files,
+    idempotency,
+    ingestion,
+    keywords,
+    table_sync_work,
+    uploads,
+    vector_store_files,
+)
 from api.settings import Settings
 from api.tables import jobs, queue
 
@@ -36,6 +45,12 @@ STALLED_SECONDS = 20.0
 # The minute in which a chunk must be found by its words has a pass every ten seconds; one that has much to do ends
 # before a minute, and the next goes on.
 KEYWORDS_SECONDS = 45.0
+
+# Synced tables have places of their own, too: a long table keeps neither files nor sweeps waiting.
+TABLE_SYNCS = "table_syncs"
+TABLE_SYNCS_AT_ONCE = 2
+TABLE_SYNCS_POLL_SECONDS = 1.0
+TABLE_SYNCS_SECONDS = 20.0  # then the next job goes on
 
 RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a file; the last is repeated
 
@@ -60,6 +75,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_table_syncs(app, resources)
     return app
 
 
@@ -123,6 +139,20 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
         await keywords.sweep(resources)
 
 
+def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * * */1")
+    @app.task(name="sync_tables", queue=TABLE_SYNCS, queueing_lock="sync_tables", pass_context=False)
+    async def sync_tables(timestamp: int) -> None:
+        if count := await table_sync_work.work(resources, seconds=TABLE_SYNCS_SECONDS):
+            log.info("tables_synced", rows=count)
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="sweep_table_syncs", queueing_lock="sweep_table_syncs", pass_context=False)
+    async def sweep_table_syncs(timestamp: int) -> None:
+        for id in await table_sync_work.sweep(resources):
+            log.info("table_sync_dropped", table_sync=id)
+
+
 async def run(settings: Settings) -> None:
     """Work until SIGINT or SIGTERM. A database that goes away is waited for.
 
@@ -162,7 +192,7 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     try:
         if opening.done():
             opening.result()
-            await _work_in_both_queues(app, stop, at_once=resources.settings.worker_concurrency)
+            await _work_in_all_queues(app, stop, at_once=resources.settings.worker_concurrency)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -175,10 +205,13 @@ async def _open(app: procrastinate.App) -> None:
     await app.open_async()
 
 
-async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], *, at_once: int) -> None:
+async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], *, at_once: int) -> None:
     workers = [
-        asyncio.create_task(_work(app, jobs.QUEUE, at_once=at_once, listens=True)),
-        asyncio.create_task(_work(app, SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+        asyncio.create_task(_work(app, jobs.QUEUE, at_once=at_once, poll_seconds=None)),
+        asyncio.create_task(_work(app, SWEEPS, at_once=SWEEPS_AT_ONCE, poll_seconds=SWEEPS_POLL_SECONDS)),
+        asyncio.create_task(
+            _work(app, TABLE_SYNCS, at_once=TABLE_SYNCS_AT_ONCE, poll_seconds=TABLE_SYNCS_POLL_SECONDS)
+        ),
     ]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
@@ -190,13 +223,14 @@ async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Litera
                 raise result
 
 
-async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listens: bool) -> None:
+async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, poll_seconds: float | None) -> None:
+    """Work in a queue that is looked at this often; None: one that tells when there is something."""
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
         install_signal_handlers=False,
-        listen_notify=listens,
-        fetch_job_polling_interval=5.0 if listens else SWEEPS_POLL_SECONDS,
+        listen_notify=poll_seconds is None,
+        fetch_job_polling_interval=poll_seconds or 5.0,
         shutdown_graceful_timeout=SHUTDOWN_SECONDS,
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,

@@ -40,6 +40,10 @@ ROUTES = [
     ("POST", "/v1/uploads/upload_1/parts"),
     ("POST", "/v1/uploads/upload_1/complete"),
     ("POST", "/v1/uploads/upload_1/cancel"),
+    ("POST", "/v1/table_syncs"),
+    ("GET", "/v1/table_syncs"),
+    ("GET", "/v1/table_syncs/ts_1"),
+    ("DELETE", "/v1/table_syncs/ts_1"),
 ]
 
 
@@ -68,7 +72,8 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
             .replace("emb_1", "{embedding_id}")
             .replace("file-1", "{file_id}")
             .replace("vsfb_1", "{batch_id}")
-            .replace("upload_1", "{upload_id}"),
+            .replace("upload_1", "{upload_id}")
+            .replace("ts_1", "{table_sync_id}"),
         )
         for method, path in ROUTES
     }

@@ -1,0 +1,36 @@
+"""`/table_syncs`: tables of the same database that are kept searchable in a store."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from api import schemas
+from api.answers import Json
+from api.routes.json_route import JsonRoute
+from api.routes.parameters import Opened
+from api.services import table_syncs
+
+router = APIRouter(prefix="/table_syncs", tags=["Table syncs"], route_class=JsonRoute)
+
+
+@router.post("", response_model=schemas.TableSync, responses={404: {}})
+async def create_table_sync(request: schemas.CreateTableSyncRequest, resources: Opened) -> Response:
+    return Json(await table_syncs.create(resources, request))
+
+
+@router.get("", response_model=schemas.TableSyncPage)
+async def list_table_syncs(query: Annotated[schemas.PageQuery, Query()], resources: Opened) -> Response:
+    return Json(await table_syncs.list_page(resources, query))
+
+
+@router.get("/{table_sync_id}", response_model=schemas.TableSync)
+async def retrieve_table_sync(table_sync_id: str, resources: Opened) -> Response:
+    return Json(await table_syncs.get(resources, table_sync_id))
+
+
+@router.delete("/{table_sync_id}", response_model=schemas.TableSyncDeleted)
+async def drop_table_sync(
+    table_sync_id: str, query: Annotated[schemas.DropTableSyncQuery, Query()], resources: Opened
+) -> Response:
+    return Json(await table_syncs.drop(resources, table_sync_id, deletes_store=query.delete_vector_store))
