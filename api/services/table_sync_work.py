@@ -32,8 +32,8 @@ BATCH_ROWS = 64
 TAKEN_CHANGES = 50_000  # in one transaction of about a second
 SCANNED_ROWS = 2_000  # likewise; so many rows at most wait for being scanned, however long the table is
 
-LEASE_SECONDS = 20.0  # a worker that says nothing for so long is dead, and its rows are others'
-RENEW_SECONDS = 5.0
+LEASE_SECONDS = 10.0  # a worker that says nothing for so long is dead, and its rows are others'
+RENEW_SECONDS = 2.5
 
 RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a row; the last is repeated
 PAUSE_SECONDS = 15.0  # of a sync whose table or store cannot be used

@@ -1,7 +1,7 @@
 """What may be declared: which tables, keys, columns and templates; and what a declaration costs its table."""
 
 import asyncio
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import psycopg
@@ -105,7 +105,12 @@ async def test_names_are_taken_as_they_are(database: str, http: httpx.AsyncClien
     ],
 )
 async def test_keys_may_be_of_several_types(
-    database: str, http: httpx.AsyncClient, settings: dict[str, Any], columns: Any, rows: Any, expected: str
+    database: str,
+    http: httpx.AsyncClient,
+    settings: dict[str, Any],
+    columns: LiteralString,
+    rows: LiteralString,
+    expected: str,
 ) -> None:
     await execute(database, f"CREATE TABLE notes ({columns}, body text)")
     await execute(database, f"INSERT INTO notes VALUES {rows}")  # noqa: S608  # of this file
