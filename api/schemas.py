@@ -411,6 +411,18 @@ class CreateTableSyncRequest(Request):
         return self
 
 
+class AdoptVectorizerRequest(Request):
+    vectorizer: Name | None = Field(default=None, description="pgai's name or number of it; left out: the only one.")
+    vector_store_id: Text | None = Field(default=None, description="Left out: a new store, named after the table.")
+    embedding_model: Name | None = Field(
+        default=None, description="What the proxy calls the vectorizer's model; left out: what pgai calls it."
+    )
+    attributes: Annotated[list[Name], Field(max_length=16)] | None = None
+    drop_vectorizer: bool | None = Field(
+        default=None, description="Drop pgai's trigger, queue and vectorizer; its table of vectors stays."
+    )
+
+
 class DropTableSyncQuery(Request):
     model_config = ConfigDict(strict=False)
 

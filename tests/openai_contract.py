@@ -313,6 +313,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/uploads/{id}/cancel"): Upload,
     ("GET", "/table_syncs"): TableSyncPage,
     ("POST", "/table_syncs"): TableSync,
+    ("POST", "/table_syncs/from_pgai"): TableSync,
     ("GET", "/table_syncs/{id}"): TableSync,
     ("DELETE", "/table_syncs/{id}"): TableSyncDeleted,
 }

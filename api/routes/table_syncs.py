@@ -9,7 +9,7 @@ from api import schemas
 from api.answers import Json
 from api.routes.json_route import JsonRoute
 from api.routes.parameters import Opened
-from api.services import table_syncs
+from api.services import pgai_adoption, table_syncs
 
 router = APIRouter(prefix="/table_syncs", tags=["Table syncs"], route_class=JsonRoute)
 
@@ -17,6 +17,11 @@ router = APIRouter(prefix="/table_syncs", tags=["Table syncs"], route_class=Json
 @router.post("", response_model=schemas.TableSync, responses={404: {}})
 async def create_table_sync(request: schemas.CreateTableSyncRequest, resources: Opened) -> Response:
     return Json(await table_syncs.create(resources, request))
+
+
+@router.post("/from_pgai", response_model=schemas.TableSync, responses={404: {}})
+async def adopt_vectorizer(request: schemas.AdoptVectorizerRequest, resources: Opened) -> Response:
+    return Json(await pgai_adoption.adopt(resources, request))
 
 
 @router.get("", response_model=schemas.TableSyncPage)

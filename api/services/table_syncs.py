@@ -10,6 +10,7 @@ from api import ids
 from api.errors import Conflict, InvalidRequest, NotFound
 from api.resources import Resources
 from api.schemas import (
+    ChunkingStrategy,
     CreateTableSyncRequest,
     CreateVectorStoreRequest,
     PageQuery,
@@ -35,7 +36,7 @@ async def create(resources: Resources, request: CreateTableSyncRequest) -> Table
 
     Raises:
         NotFound: there is no such store, or no such table that may be a source.
-        InvalidRequest: a column is not there, the key does not tell rows apart, or the template cannot be read.
+        InvalidRequest: see `declaration`.
         Conflict: the store has the table already, or others hold the table.
     """
     chunk_table = await resources.database.chunk_table()
@@ -50,31 +51,56 @@ async def create(resources: Resources, request: CreateTableSyncRequest) -> Table
             "catalogues and Quiver's own tables cannot be synced.",
             param="table",
         )
-    key = _key(table, request.key)
-    template = request.template or "\n\n".join(_braced(column) for column in request.text_columns or ())
-    _require_columns(table, text_columns(template), param="template" if request.template else "text_columns")
-    _require_columns(table, request.attributes or (), param="attributes")
-    values: dict[str, Any] = {
-        "table_schema": table.schema,
-        "table_name": table.name,
-        "key_columns": key,
-        "key_types": [table.columns[column] for column in key],
-        "template": template,
-        "attribute_columns": list(dict.fromkeys(request.attributes or ())),
-        "chunking_strategy": attachments.chunking_of(request.chunking_strategy),
-        "scan": "rows",
-    }
+    template = request.template or "\n\n".join(braced(column) for column in request.text_columns or ())
+    values = declaration(
+        table,
+        key=request.key,
+        template=template,
+        attributes=request.attributes,
+        strategy=request.chunking_strategy,
+        param="template" if request.template else "text_columns",
+    )
     store_id = request.vector_store_id
     if store_id is None:
         store_id = (await stores.create(resources, CreateVectorStoreRequest(name=table.name)))["id"]
     return await declare(resources, values | {"vector_store_id": store_id}, is_partitioned=table.is_partitioned)
 
 
+def declaration(
+    table: SourceTable,
+    *,
+    key: Sequence[str] | None,
+    template: str,
+    attributes: Sequence[str] | None,
+    strategy: ChunkingStrategy | None,
+    param: str,
+) -> dict[str, Any]:
+    """The columns of a declaration but for its id and its store; `param` is what the template was made of.
+
+    Raises:
+        InvalidRequest: a column is not there, the key does not tell rows apart, or the template cannot be read.
+    """
+    key = _key(table, key)
+    _require_columns(table, text_columns(template), param=param)
+    _require_columns(table, attributes or (), param="attributes")
+    return {
+        "table_schema": table.schema,
+        "table_name": table.name,
+        "key_columns": key,
+        "key_types": [table.columns[column] for column in key],
+        "template": template,
+        "attribute_columns": list(dict.fromkeys(attributes or ())),
+        "chunking_strategy": attachments.chunking_of(strategy),
+        "scan": "rows",
+        "error": None,
+    }
+
+
 async def declare(resources: Resources, values: dict[str, Any], *, is_partitioned: bool) -> TableSync:
     """Write a declaration down and put the triggers in place, together."""
     id = ids.new_ids("ts", 1)[0]
     values = values | {"id": id, "created_at": ids.created_at(id)}
-    async for attempt in _while_in_use():
+    async for attempt in while_in_use():
         with attempt:
             async with resources.database.transaction() as connection:
                 if not await vector_stores.hold(connection, values["vector_store_id"]):
@@ -123,7 +149,7 @@ async def drop(resources: Resources, id: str, *, deletes_store: bool = False) ->
     async with resources.database.connection() as connection:
         sync = await get_on(connection, id)
     source = source_of(sync)
-    async for attempt in _while_in_use():
+    async for attempt in while_in_use():
         with attempt:
             async with resources.database.transaction() as connection:
                 await source_tables.unwatch(connection, id, source)
@@ -189,7 +215,7 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
     return [(literal, column) for literal, column, _, _ in parsed]
 
 
-def _braced(column: str) -> str:
+def braced(column: str) -> str:
     if set(column) & set("{}:!["):
         raise InvalidRequest(f"A column called {column!r} cannot be a text column.", param="text_columns")
     return f"{{{column}}}"
@@ -235,7 +261,7 @@ def _place(request: CreateTableSyncRequest) -> str:
     return f"schema {request.table_schema!r}" if request.table_schema else "the search path"
 
 
-def _while_in_use() -> AsyncRetrying:
+def while_in_use() -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception(lambda error: isinstance(error, Conflict) and error.code == "source_table_in_use"),
         stop=stop_after_delay(LOCK_RETRY_SECONDS),

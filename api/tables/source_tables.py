@@ -217,8 +217,8 @@ async def watch(connection: Connection, id: str, source: Source, *, is_partition
     }
     body = sql.Literal(sql.SQL(WATCH).format(**names).as_string(connection))
     table = sql.Identifier(source.schema, source.table)
-    with _locking(source):
-        await _limit_locks(connection)
+    with locking(source):
+        await limit_locks(connection)
         await connection.execute(sql.SQL(CREATE_FUNCTION).format(function=function, body=body))
         await connection.execute(sql.SQL(REVOKE).format(function=function))
         for event, of_statement in FOR_EACH.items():
@@ -239,8 +239,8 @@ async def unwatch(connection: Connection, id: str, source: Source) -> None:
     Raises:
         Conflict: others use the table and do not come to an end; try again.
     """
-    with _locking(source):
-        await _limit_locks(connection)
+    with locking(source):
+        await limit_locks(connection)
         await connection.execute(sql.SQL(DROP_FUNCTION).format(function=await _function(connection, id)))
 
 
@@ -313,7 +313,7 @@ def reading(source: Source) -> Generator[None]:
 
 
 @contextmanager
-def _locking(source: Source) -> Generator[None]:
+def locking(source: Source) -> Generator[None]:
     try:
         yield
     except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
@@ -324,7 +324,7 @@ def _locking(source: Source) -> Generator[None]:
         ) from error
 
 
-async def _limit_locks(connection: Connection) -> None:
+async def limit_locks(connection: Connection) -> None:
     await connection.execute(SET_LOCK_TIMEOUT, {"timeout": f"{LOCK_MILLISECONDS}ms"})
 
 

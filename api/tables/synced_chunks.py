@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -151,7 +151,7 @@ async def _ids(
     """Ids that follow from the sync, the key and the place, where ids are texts; a key may be long."""
     if table.id.type in ("uuid", "int4", "int8"):
         return await new_ids(connection, table, sum(len(row.texts) for row in rows))
-    digests = [blake2b(row.key.encode(), digest_size=12).hexdigest() for row in rows]
+    digests = [sha256(row.key.encode()).hexdigest()[:24] for row in rows]
     return [
         f"{sync_id}_{digest}_{index:06}"
         for row, digest in zip(rows, digests, strict=True)

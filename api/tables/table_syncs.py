@@ -30,9 +30,10 @@ DECLARATION: Final = """
 
 INSERT = """
 INSERT INTO table_syncs (id, vector_store_id, table_schema, table_name, key_columns, key_types, template,
-                         attribute_columns, chunking_strategy, created_at, scan)
+                         attribute_columns, chunking_strategy, created_at, scan, error, retry_at)
 VALUES (%(id)s, %(vector_store_id)s, %(table_schema)s, %(table_name)s, %(key_columns)s, %(key_types)s, %(template)s,
-        %(attribute_columns)s, %(chunking_strategy)s, %(created_at)s, %(scan)s)
+        %(attribute_columns)s, %(chunking_strategy)s, %(created_at)s, %(scan)s, %(error)s,
+        CASE WHEN %(error)s::text IS NULL THEN now() ELSE 'infinity' END)
 """
 
 GET = f"SELECT {DECLARATION} FROM table_syncs WHERE id = %(id)s"  # noqa: S608  # only constants of this file
@@ -71,6 +72,8 @@ LIMIT %(limit)s
 PAUSE = """
 UPDATE table_syncs SET error = %(error)s, retry_at = now() + make_interval(secs => %(seconds)s) WHERE id = %(id)s
 """
+
+START = "UPDATE table_syncs SET error = NULL, retry_at = now() WHERE id = %(id)s"
 
 RESUME = "UPDATE table_syncs SET error = NULL WHERE id = %(id)s AND error IS NOT NULL"
 
@@ -223,7 +226,7 @@ class RowError(TypedDict):
 
 
 async def insert(connection: Connection, values: Mapping[str, Any]) -> None:
-    """Insert a sync: `values` are the columns of INSERT.
+    """Insert a sync: `values` are the columns of INSERT. With an `error` no worker begins before `start`.
 
     Raises:
         Conflict: the table is in the store already.
@@ -283,6 +286,10 @@ async def list_errors(connection: Connection, id: str) -> list[RowError]:
 
 async def pause(connection: Connection, id: str, *, error: str, seconds: float) -> None:
     await connection.execute(PAUSE, {"id": id, "error": error, "seconds": seconds})
+
+
+async def start(connection: Connection, id: str) -> None:
+    await connection.execute(START, {"id": id})
 
 
 async def resume(connection: Connection, id: str) -> None:

@@ -41,6 +41,7 @@ ROUTES = [
     ("POST", "/v1/uploads/upload_1/complete"),
     ("POST", "/v1/uploads/upload_1/cancel"),
     ("POST", "/v1/table_syncs"),
+    ("POST", "/v1/table_syncs/from_pgai"),
     ("GET", "/v1/table_syncs"),
     ("GET", "/v1/table_syncs/ts_1"),
     ("DELETE", "/v1/table_syncs/ts_1"),

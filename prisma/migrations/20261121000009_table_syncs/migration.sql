@@ -53,3 +53,44 @@ CREATE TABLE table_sync_rows (
 
 -- Serves the claim of the rows that are due.
 CREATE INDEX table_sync_rows_due_idx ON table_sync_rows (table_sync_id, is_scanned, retry_at);
+
+-- Search for those who live in SQL: the chunks of a store nearest to a vector, nearest first, exactly. A table of chunks
+-- with columns of other names gets its own by `quiver db migrate`.
+DO $do$
+DECLARE
+    vector_schema name := (SELECT nspname FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+                            WHERE extname = 'vector');
+BEGIN
+    IF (SELECT count(*) < 7
+          FROM pg_attribute
+          JOIN pg_type ON pg_type.oid = atttypid
+         WHERE attrelid = to_regclass(quote_ident(current_schema()) || '.embeddings')
+           AND (attname IN ('id', 'vector_store_id', 'content', 'file_id', 'filename')
+                OR attname = 'embedding' AND typname IN ('vector', 'halfvec')
+                OR attname = 'metadata' AND typname IN ('jsonb', 'json')))
+    THEN
+        RETURN;
+    END IF;
+    -- The search path is the function's own: the caller's may lack pgvector's operators.
+    EXECUTE format($format$
+        CREATE FUNCTION %1$I.quiver_semantic_search(
+            vector_store_id text, query %2$I.vector, max_results integer DEFAULT 10, filter jsonb DEFAULT '{}')
+        RETURNS TABLE (id text, file_id text, filename text, score double precision, attributes jsonb, content text)
+        LANGUAGE sql STABLE PARALLEL SAFE SET search_path = %1$I, %2$I, pg_temp
+        AS $body$
+            SELECT chunk.id::text, chunk.file_id, chunk.filename,
+                   1 - (chunk.embedding <=> $2::%3$s) / 2, chunk.metadata::jsonb, chunk.content
+            FROM %1$I.embeddings AS chunk
+            WHERE chunk.vector_store_id = $1::%4$s AND coalesce(chunk.metadata::jsonb, '{}') @> $4
+              AND chunk.embedding IS NOT NULL
+            ORDER BY (chunk.embedding <=> $2::%3$s) + 0, chunk.id
+            LIMIT $3
+        $body$
+    $format$, current_schema(), vector_schema,
+              (SELECT format_type(atttypid, NULL) FROM pg_attribute
+                WHERE attrelid = (quote_ident(current_schema()) || '.embeddings')::regclass AND attname = 'embedding'),
+              (SELECT format_type(atttypid, NULL) FROM pg_attribute
+                WHERE attrelid = (quote_ident(current_schema()) || '.embeddings')::regclass
+                  AND attname = 'vector_store_id'));
+END;
+$do$;
