@@ -11,12 +11,12 @@ from psycopg import sql
 from psycopg.types.json import Json, Jsonb
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import COPIED, new_ids, statement_names, storable, typed_id
+from api.tables import chunk_copy
+from api.tables.chunk_copy import Place, Rows
+from api.tables.chunks import statement_names
 from api.tables.database import Connection
-from api.tables.file_chunks import FILE_COLUMNS
-from api.wire import Vectors
-
-COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
+from api.tables.file_chunks import CHUNK_INDEX, FILE_ID, FILENAME
+from api.wire import Vectors, as_rows
 
 LIST = """
 SELECT {file_id} AS key, {content} AS text, {metadata} AS attributes FROM {table}
@@ -95,24 +95,21 @@ async def copy(
     rows: Sequence[NewRow],
 ) -> Size:
     """Copy the chunks of rows in, which have none."""
-    ids = iter(await _ids(connection, table, sync_id, rows))
-    store_id = typed_id(table.vector_store_id, vector_store_id)
-    now = datetime.now(UTC)
-    created_at = now if table.created_at.type == "timestamptz" else now.replace(tzinfo=None)
-    mapped = [getattr(table, role) for role in COPIED]
-    statement = sql.SQL(COPY).format(
-        table=sql.Identifier(table.schema, table.name),
-        columns=sql.SQL(", ").join(map(sql.Identifier, [*(column.name for column in mapped), *FILE_COLUMNS])),
+    indexes = [index for row in rows for index in range(len(row.texts))]
+    contents = [text for row in rows for text in row.texts]
+    copied = Rows(
+        ids=await _ids(connection, table, sync_id, rows),
+        contents=contents,
+        metadata=[row.attributes for row in rows for _ in row.texts],
+        vectors=as_rows([vector for row in rows for vector in row.vectors]),
+        created_at=datetime.now(UTC),
     )
-    size = 0
-    async with connection.cursor() as cursor, cursor.copy(statement) as copied:
-        copied.set_types([*(column.type for column in mapped), *FILE_COLUMNS.values()])
-        for row in rows:
-            for index, (text, vector) in enumerate(zip(row.texts, row.vectors, strict=True)):
-                chunk = (next(ids), store_id, text, storable(table, vector), row.attributes, created_at)
-                await copied.write_row((*chunk, row.key, filename, index))
-                size += len(text.encode())
-    return Size(len(rows), size)
+    each: dict[Place, Sequence[object]] = {
+        FILE_ID: [row.key for row in rows for _ in row.texts],
+        CHUNK_INDEX: indexes,
+    }
+    await chunk_copy.copy(connection, table, vector_store_id, copied, same={FILENAME: filename}, each=each)
+    return Size(len(rows), sum(len(text.encode()) for text in contents))
 
 
 async def delete(
@@ -150,7 +147,7 @@ async def _ids(
 ) -> Sequence[str | int | UUID]:
     """Ids that follow from the sync, the key and the place, where ids are texts; a key may be long."""
     if table.id.type in ("uuid", "int4", "int8"):
-        return await new_ids(connection, table, sum(len(row.texts) for row in rows))
+        return await chunk_copy.new_ids(connection, table, sum(len(row.texts) for row in rows))
     digests = [sha256(row.key.encode()).hexdigest()[:24] for row in rows]
     return [
         f"{sync_id}_{digest}_{index:06}"
