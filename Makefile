@@ -80,6 +80,13 @@ python3-venv:
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
 
+# pgai's own worker, which the tests of infra/pgai/ run.
+.venv/pgai: infra/pgai/requirements.txt infra/pgai/constraints.txt | .venv/pip
+	@echo "Installing pgai"
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet --requirement $< --constraint infra/pgai/constraints.txt || { rm -rf $@; exit 1; }
+	@touch $@
+
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'
 	@touch $@
