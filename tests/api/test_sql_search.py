@@ -1,5 +1,6 @@
 """Search from SQL: quiver_semantic_search finds what the API finds."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,9 @@ from api.tables import migrations
 from tests.api.synced_tables import execute, fetch
 from tests.conftest import Serve, make_settings, raw
 from tests.fake_embedder import embed
+from tests.postgres_tools import run_tool
+
+TEXT = Path(__file__).parents[2] / "infra" / "pgai" / "semantic_search.sql"
 
 FIND = "SELECT id, score, attributes, content FROM quiver_semantic_search(%s, %s::vector, 2)"
 CHUNKS = [
@@ -83,3 +87,24 @@ async def test_it_searches_the_table_that_is_mapped(
         rows = await (await connection.execute(query, [store, vector("bread")])).fetchall()
 
     assert rows == [("bread is baked",)]
+
+
+async def test_a_text_is_embedded_by_the_function_that_is_there(
+    openai: AsyncOpenAI, http: httpx.AsyncClient, database: str
+) -> None:
+    # In place of the one in PL/Python, which the embedded server has not.
+    store = await filled(openai, http)
+    await execute(
+        database,
+        "CREATE SCHEMA ai; CREATE TABLE ai.known (url text, text text, vector vector);"
+        "CREATE FUNCTION ai.fastapi_hf_embed(url text, input_text text, api_key text DEFAULT NULL, "
+        "input_type text DEFAULT NULL, verbose boolean DEFAULT false) RETURNS vector LANGUAGE sql AS "
+        "$$ SELECT vector FROM ai.known WHERE known.url = $1 AND text = $2 $$",
+    )
+    await execute(
+        database, "INSERT INTO ai.known VALUES ('http://embedder/embed', 'bread', %s::vector)", vector("bread")
+    )
+    run_tool("psql", "-q", "-v", "ON_ERROR_STOP=1", "-v", "embed_url=http://embedder/embed", "-f", str(TEXT), database)
+    rows = await fetch(database, "SELECT id FROM quiver_semantic_search_text(%s, 'bread', 1)", store)
+
+    assert rows == [("bread",)]

@@ -81,7 +81,9 @@ def run_pgai(pgai: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["docs_by_openai", "docs_by_litellm"])
-def test_pgai_as_it_is_embeds_with_a_model_of_the_proxy(database: Database, stack: Stack, target: Any) -> None:
+def test_pgai_as_it_is_embeds_with_a_model_of_the_proxy(
+    database: Database, stack: Stack, target: LiteralString
+) -> None:
     rows = database.fetch(f"SELECT chunk, embedding::real[] FROM {target} ORDER BY id")  # noqa: S608  # of this file
     chunks = [chunk for chunk, _ in rows]
     expected = stack.proxy.embeddings.create(model=MODEL, input=chunks, encoding_format="float")
