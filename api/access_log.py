@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import failure
 from api.errors import InternalError
+from api.services.keys import Caller
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("quiver.access")
@@ -80,6 +81,7 @@ class AccessLog:
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
         started = time.perf_counter()
         status, has_started = 500, False
+        state: dict[str, Any] = scope.setdefault("state", {})  # in which the authentication leaves the caller
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, has_started
@@ -107,7 +109,16 @@ class AccessLog:
                         path=scope["path"],
                         status=status,
                         milliseconds=_milliseconds_since(started),
+                        **_caller_facts(state.get("caller")),
                     )
+
+
+def _caller_facts(caller: Caller | None) -> dict[str, str]:
+    """Whose request it was, as far as that is more than the server's own key's; never the key."""
+    if caller is None:
+        return {}
+    facts = {"api_key_id": caller.api_key_id, "tenant": caller.scope.tenant}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _milliseconds_since(started: float) -> int:

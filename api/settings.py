@@ -122,6 +122,25 @@ class Settings(BaseSettings):
     )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
 
+    max_batch_texts: int = Field(
+        default=2048, ge=1, le=2048, description="Most texts in one request of `/embeddings/batch`; beyond it a 413."
+    )
+    max_files_per_store: int | None = Field(
+        default=None, ge=1, description="Most files in one vector store; beyond it a 429. Unset: no limit."
+    )
+    max_stores_per_tenant: int | None = Field(
+        default=None, ge=1, description="Most vector stores of one tenant; beyond it a 429. Unset: no limit."
+    )
+    max_requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests of a key that has no limit of its own, in one process; beyond it a 429. "
+        "Unset: no limit.",
+    )
+    max_concurrent_searches: int = Field(
+        default=256, ge=1, description="Most searches that one process has under way; beyond it a 429 at once."
+    )
+
     keyword_language: str = Field(
         default="simple",
         pattern="^[a-z_]+$",

@@ -238,7 +238,7 @@ class EmbeddingDeleted(TypedDict):
 
 
 class TableSyncError(TypedDict):
-    """Ours, as those below."""
+    """Not OpenAI's but ours, as those below."""
 
     key: str
     attempts: Count
@@ -275,6 +275,34 @@ class TableSyncPage(Page):
 class TableSyncDeleted(TypedDict):
     id: Id
     object: Literal["table_sync.deleted"]
+    deleted: bool
+
+
+class ApiKey(TypedDict):
+    id: Id
+    object: Literal["api_key"]
+    name: Id
+    redacted_value: Id
+    role: Literal["admin", "write", "read"]
+    tenant: str | None
+    vector_store_ids: list[Id] | None
+    requests_per_minute: Count | None
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    last_used_at: Timestamp | None
+
+
+class CreatedApiKey(ApiKey):
+    value: Annotated[str, Field(min_length=32)]
+
+
+class ApiKeyPage(Page):
+    data: list[ApiKey]
+
+
+class ApiKeyDeleted(TypedDict):
+    id: Id
+    object: Literal["api_key.deleted"]
     deleted: bool
 
 
@@ -316,6 +344,9 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/table_syncs/from_pgai"): TableSync,
     ("GET", "/table_syncs/{id}"): TableSync,
     ("DELETE", "/table_syncs/{id}"): TableSyncDeleted,
+    ("GET", "/keys"): ApiKeyPage,
+    ("POST", "/keys"): CreatedApiKey,
+    ("DELETE", "/keys/{id}"): ApiKeyDeleted,
 }
 NOT_OF_THE_API = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
 

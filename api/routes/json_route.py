@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from api.errors import InvalidRequest, RequestTooLarge
+from api.routes.parameters import opened
 
 
 class _JsonRequest(Request):
@@ -67,7 +68,7 @@ class DirectRoute(JsonRoute):
 
         async def handle_directly(request: Request) -> Response:
             json_request = _JsonRequest(request.scope, request.receive)
-            resources = request.app.state.resources
+            resources = await opened(request)
             await json_request.read(limit=resources.settings.max_request_bytes)
             if request.headers.get("content-type") != "application/json":
                 return await handle(json_request)

@@ -14,9 +14,11 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search
+from api.tables import keyword_search, scope
 from api.tables.chunks import SEARCH, compile_condition, statement_names, storable, typed_id
+from api.tables.columns import VectorStores
 from api.tables.database import Connection
+from api.tables.scope import Kind
 from api.wire import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
@@ -29,7 +31,7 @@ SELECT embedding_model AS model, embedding_dimension AS dimension,
        status = 'expired' OR coalesce(expires_at <= now(), false) AS is_expired,
        last_active_at IS NULL OR last_active_at < now() - make_interval(secs => 60) AS is_idle
 FROM vector_stores
-WHERE id = %(vector_store_id)s
+WHERE id = %(vector_store_id)s AND {visible}
 """
 
 # The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
@@ -110,7 +112,7 @@ class KnownStores:
 
 
 async def find_store(connection: Connection, id: str) -> Store | None:
-    row = await (await connection.execute(STORE, {"vector_store_id": id})).fetchone()
+    row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
     return None if row is None else _store(row)
 
 
@@ -131,8 +133,9 @@ async def search(
     store_id = typed_id(table.vector_store_id, vector_store_id)
     if store_id is None:
         return None, []
-    text, params = statement(table, leg, filter)
+    text, params = statement(table, leg, filter, connection.scope.kind)
     params |= {
+        **connection.scope.params,
         "vector_store_id": vector_store_id,
         "store": store_id,
         "limit": limit,
@@ -164,20 +167,20 @@ async def _execute(
     return await connection.execute(text, params | own, prepare=None if prepare else False, binary=True)
 
 
-def statement(table: ChunkTable, leg: Leg, filter: Filter | None) -> tuple[bytes, dict[str, object]]:
+def statement(table: ChunkTable, leg: Leg, filter: Filter | None, kind: Kind) -> tuple[bytes, dict[str, object]]:
     """The same text for every search of a kind, so that a connection plans it once; a filter's parameters."""
     if filter is None:
-        return _unfiltered(table, leg), {}
+        return _unfiltered(table, leg, kind), {}
     condition, params = compile_condition(table, filter)
-    return _compose(table, leg, condition), params
+    return _compose(table, leg, condition, kind), params
 
 
 @functools.cache
-def _unfiltered(table: ChunkTable, leg: Leg) -> bytes:
-    return _compose(table, leg, compile_condition(table, None)[0])
+def _unfiltered(table: ChunkTable, leg: Leg, kind: Kind) -> bytes:
+    return _compose(table, leg, compile_condition(table, None)[0], kind)
 
 
-def _compose(table: ChunkTable, leg: Leg, condition: sql.Composable) -> bytes:
+def _compose(table: ChunkTable, leg: Leg, condition: sql.Composable, kind: Kind) -> bytes:
     names = statement_names(table, "") | {"store": sql.Placeholder("store")}
     condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
     match leg:
@@ -187,7 +190,11 @@ def _compose(table: ChunkTable, leg: Leg, condition: sql.Composable) -> bytes:
             legs = keyword_search.worded(table, names, condition)
         case "both":
             legs = keyword_search.both(table, names, condition)
-    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs).as_bytes()
+    return (
+        sql.SQL(SEARCH_STORE)
+        .format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=scope.condition(VectorStores.TABLE, kind))
+        .as_bytes()
+    )
 
 
 def _store(row: dict[str, Any]) -> Store:

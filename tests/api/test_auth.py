@@ -45,6 +45,9 @@ ROUTES = [
     ("GET", "/v1/table_syncs"),
     ("GET", "/v1/table_syncs/ts_1"),
     ("DELETE", "/v1/table_syncs/ts_1"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("DELETE", "/v1/keys/key_1"),
 ]
 
 
@@ -74,6 +77,7 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
             .replace("file-1", "{file_id}")
             .replace("vsfb_1", "{batch_id}")
             .replace("upload_1", "{upload_id}")
+            .replace("key_1", "{key_id}")
             .replace("ts_1", "{table_sync_id}"),
         )
         for method, path in ROUTES

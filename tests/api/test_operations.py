@@ -159,6 +159,7 @@ async def test_a_database_that_is_read_only_is_searched_and_not_written(
 ) -> None:
     store = await filled_store(openai)
     before = await found(openai, store)
+    await execute(settings["database_url"], "UPDATE vector_stores SET last_active_at = last_active_at - interval '1 h'")
     await execute(settings["database_url"], MAKE_READ_ONLY)
     await execute(settings["database_url"], DISCONNECT_OTHERS)
 

@@ -280,3 +280,17 @@ async def test_syncs_are_listed_in_pages(articles: str, http: httpx.AsyncClient)
 
     assert [sync["id"] for sync in first["data"] + second["data"]] == made
     assert (first["has_more"], second["has_more"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("POST", ""), ("POST", "/from_pgai"), ("GET", "/ts_1"), ("DELETE", "/ts_1")],
+)
+async def test_syncs_are_for_admins_over_all_tenants(http: httpx.AsyncClient, method: str, path: str) -> None:
+    key = (await http.post("/v1/keys", json={"name": "writer", "role": "write"})).json()["value"]
+    body = DECLARATION if (method, path) == ("POST", "") else {}
+    address = f"/v1/table_syncs{path}"
+    of_writer = await http.request(method, address, json=body, headers={"Authorization": f"Bearer {key}"})
+    for_tenant = await http.request(method, address, json=body, headers={"x-quiver-tenant": "acme"})
+
+    assert (of_writer.status_code, for_tenant.status_code) == (403, 403)
