@@ -1,15 +1,10 @@
 """`quiver sync`: tables that are kept searchable. A client of `/v1/table_syncs`."""
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    import httpx
-
-FAILED = 1
-REPLY_SECONDS = 30  # but for what may copy or delete a whole table
+from api.client import FAILED, REPLY_SECONDS, ask
 
 program = typer.Typer(
     help="Tables of the database that are kept searchable in vector stores.\n\n"
@@ -65,7 +60,7 @@ def create(
             "static": {"max_chunk_size_tokens": max_tokens, "chunk_overlap_tokens": max_tokens // 2},
         },
     }
-    tell(ask("POST", "", url=url, body=body))
+    tell(ask_syncs("POST", "", url=url, body=body))
 
 
 @program.command("list")
@@ -74,7 +69,7 @@ def list_syncs(url: Url = None) -> None:
     syncs: list[dict[str, Any]] = []
     after: dict[str, str] = {}
     while True:
-        page = ask("GET", "", url=url, params={"limit": "100", "order": "asc", **after})
+        page = ask_syncs("GET", "", url=url, params={"limit": "100", "order": "asc", **after})
         syncs += page["data"]
         if not page["has_more"]:
             break
@@ -98,7 +93,7 @@ def status(id: Id, url: Url = None) -> None:
 
     Example: `quiver sync status ts_0123`
     """
-    sync = ask("GET", id, url=url)
+    sync = ask_syncs("GET", id, url=url)
     tell(sync)
     if sync["errors"] or sync["last_error"]:
         raise typer.Exit(FAILED)
@@ -113,7 +108,7 @@ def drop(
     url: Url = None,
 ) -> None:
     """Stop watching a table, and take its triggers, its queue and its chunks away. The table itself stays as it is."""
-    ask("DELETE", id, url=url, params={"delete_vector_store": str(delete_store).lower()})
+    ask_syncs("DELETE", id, url=url, params={"delete_vector_store": str(delete_store).lower()})
     typer.echo(f"{id} is dropped")
 
 
@@ -139,35 +134,15 @@ def adopt_pgai(
         "vector_store_id": store,
         "drop_vectorizer": drop_vectorizer,
     }
-    tell(ask("POST", "from_pgai", url=url, body=body))
+    tell(ask_syncs("POST", "from_pgai", url=url, body=body))
 
 
-def ask(method: str, path: str, *, url: str | None, body: object = None, params: dict[str, str] | None = None) -> Any:
-    """What the API answers; anything but success ends the program with its reason."""
-    import httpx
-
-    from api.settings import Settings
-
-    settings = Settings()
-    base = (url or f"http://{settings.host}:{settings.port}").rstrip("/").removesuffix("/v1")
-    key = settings.server_api_key.get_secret_value() if settings.server_api_key else ""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    address = "/".join([base, "v1", "table_syncs", *([path] if path else [])])
-    timeout = httpx.Timeout(REPLY_SECONDS, read=REPLY_SECONDS if method == "GET" else None)
-    try:
-        response = httpx.request(method, address, json=body, params=params, headers=headers, timeout=timeout)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        give_up(f"No API answers at {base} ({error}); start it, or say where it is with --url.")
-    if not response.is_success:
-        give_up(reason(response))
-    return response.json()
-
-
-def reason(response: "httpx.Response") -> str:
-    try:
-        return response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"{response.url} answered with the status {response.status_code}; is it Quiver's API?"
+def ask_syncs(method: str, path: str, *, url: str | None, **content: Any) -> dict[str, Any]:
+    """What the API answers; what may copy or delete a whole table takes the time it needs."""
+    reply_seconds = REPLY_SECONDS if method == "GET" else None
+    return ask(
+        method, "/".join(["table_syncs", *([path] if path else [])]), url=url, reply_seconds=reply_seconds, **content
+    )
 
 
 def tell(sync: dict[str, Any]) -> None:
@@ -179,8 +154,3 @@ def tell(sync: dict[str, Any]) -> None:
         typer.echo(f"stopped: {sync['last_error']}", err=True)
     for error in sync["errors"]:
         typer.echo(f"row {error['key']}, {error['attempts']} attempts: {error['message']}", err=True)
-
-
-def give_up(message: str) -> NoReturn:
-    sys.stderr.write(f"Error: {message}\n")
-    sys.exit(FAILED)

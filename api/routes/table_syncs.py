@@ -18,7 +18,7 @@ router = APIRouter(prefix="/table_syncs", tags=["Table syncs"], route_class=Json
 
 async def _of_all_tenants(resources: Opened) -> Resources:
     if resources.database.scope.tenant is not None:
-        raise Forbidden("Table syncs read tables that no tenant owns; they need an admin's key over all tenants.")
+        raise Forbidden("Table syncs read tables that no tenant owns: they need SERVER_API_KEY, acting for no tenant.")
     return resources
 
 
