@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from api.settings import Settings
 
 FAILED = 1
-REPLY_SECONDS = 30
+REPLY_SECONDS = 60  # counting the chunks of a large store takes a while
 
 
 def ask(
