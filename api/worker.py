@@ -23,6 +23,7 @@ from api.services import (
     idempotency,
     ingestion,
     keywords,
+    table_sync_work,
     uploads,
     vector_indexes,
     vector_store_files,
@@ -53,6 +54,12 @@ STALLED_SECONDS = 20.0
 # before a minute, and the next goes on.
 KEYWORDS_SECONDS = 45.0
 
+# Synced tables have places of their own, too: a long table keeps neither files nor sweeps waiting.
+TABLE_SYNCS = "table_syncs"
+TABLE_SYNCS_AT_ONCE = 2
+TABLE_SYNCS_POLL_SECONDS = 1.0
+TABLE_SYNCS_SECONDS = 20.0  # then the next job goes on
+
 RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a file; the last is repeated
 
 
@@ -76,6 +83,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_table_syncs(app, resources)
     _add_vector_indexes(app, resources)
     return app
 
@@ -138,6 +146,20 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
     @app.task(name="sweep_keywords", queueing_lock="sweep_keywords", pass_context=False)
     async def sweep_keywords(timestamp: int) -> None:
         await keywords.sweep(resources)
+
+
+def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * * */1")
+    @app.task(name="sync_tables", queue=TABLE_SYNCS, queueing_lock="sync_tables", pass_context=False)
+    async def sync_tables(timestamp: int) -> None:
+        if count := await table_sync_work.work(resources, seconds=TABLE_SYNCS_SECONDS):
+            log.info("tables_synced", rows=count)
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="sweep_table_syncs", queueing_lock="sweep_table_syncs", pass_context=False)
+    async def sweep_table_syncs(timestamp: int) -> None:
+        for id in await table_sync_work.sweep(resources):
+            log.info("table_sync_dropped", table_sync=id)
 
 
 def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
@@ -219,9 +241,10 @@ async def _open(app: procrastinate.App) -> None:
 async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
     work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
     workers = [
-        asyncio.create_task(work(jobs.QUEUE, at_once=at_once, listens=True)),
-        asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
-        asyncio.create_task(work(INDEXES, at_once=1, listens=False)),
+        asyncio.create_task(work(jobs.QUEUE, at_once=at_once, poll_seconds=None)),
+        asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, poll_seconds=SWEEPS_POLL_SECONDS)),
+        asyncio.create_task(work(INDEXES, at_once=1, poll_seconds=SWEEPS_POLL_SECONDS)),
+        asyncio.create_task(work(TABLE_SYNCS, at_once=TABLE_SYNCS_AT_ONCE, poll_seconds=TABLE_SYNCS_POLL_SECONDS)),
     ]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
@@ -233,7 +256,11 @@ async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal
                 raise result
 
 
-async def _work(app: procrastinate.App, metrics: Metrics, queue_name: str, *, at_once: int, listens: bool) -> None:
+async def _work(
+    app: procrastinate.App, metrics: Metrics, queue_name: str, *, at_once: int, poll_seconds: float | None
+) -> None:
+    """Work in a queue that is looked at this often; None: one that tells when there is something."""
+
     async def count(call_next: AsyncCallNext, context: procrastinate.JobContext, _: object) -> Any:
         async with metrics.job(context.job.task_name):
             return await call_next()
@@ -242,8 +269,8 @@ async def _work(app: procrastinate.App, metrics: Metrics, queue_name: str, *, at
         queues=[queue_name],
         concurrency=at_once,
         install_signal_handlers=False,
-        listen_notify=listens,
-        fetch_job_polling_interval=5.0 if listens else SWEEPS_POLL_SECONDS,
+        listen_notify=poll_seconds is None,
+        fetch_job_polling_interval=poll_seconds or 5.0,
         shutdown_graceful_timeout=SHUTDOWN_SECONDS,
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,
