@@ -2,13 +2,18 @@
 
 import asyncio
 import signal
+import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Any
 
 import procrastinate
 import structlog
-from procrastinate import exceptions
+from procrastinate import JobContext, exceptions
 from procrastinate.jobs import Job
+from procrastinate.middleware import AsyncCallNext, WorkerMiddleware
+from procrastinate.periodic import PeriodicDeferrer
+from procrastinate.worker import Worker
 
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
@@ -27,6 +32,9 @@ SHUTDOWN_SECONDS = 7.0
 SWEEPS = "default"
 SWEEPS_AT_ONCE = 4
 SWEEPS_POLL_SECONDS = 2.0
+FILES_POLL_SECONDS = 5.0  # a notification may be lost
+
+DRAIN_LOOK_SECONDS = 0.5  # for further jobs, and whether any are left, where a worker has only so long
 
 # A worker that says nothing for so long is dead: its jobs are others'. One that was only stopped for a while finds
 # that a file is no longer its own when it comes to write it.
@@ -154,6 +162,51 @@ async def run(settings: Settings) -> None:
         await resources.close()
 
 
+async def drain(resources: Resources, *, seconds: float) -> int:
+    """Do what is due, sweeps included, and answer with how many files are left for another time.
+
+    A job that is under way at the end of the time is handed back and done anew.
+    """
+    deadline = time.monotonic() + seconds - SHUTDOWN_SECONDS
+    app = create_queue(resources)
+    running = _Running()
+    async with app.open_async():
+        sweeps = PeriodicDeferrer(registry=app.periodic_registry)
+        await sweeps.defer_jobs(sweeps.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]
+        stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
+        try:
+            await _work_in_both_queues(
+                app, stop, at_once=resources.settings.worker_concurrency, listens=False, middleware=[running.count]
+            )
+        finally:
+            stop.cancel()
+    async with resources.database.connection() as connection:
+        return await jobs.count_due(connection, [jobs.QUEUE])
+
+
+class _Running:
+    """How many jobs this process is at."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+    async def count(self, do: AsyncCallNext, _context: JobContext, _worker: Worker) -> Any:
+        self.jobs += 1
+        try:
+            return await do()
+        finally:
+            self.jobs -= 1
+
+
+async def _until_nothing_is_due(resources: Resources, running: _Running, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        async with resources.database.connection() as connection:
+            due = await jobs.count_due(connection, [jobs.QUEUE, SWEEPS])
+        if not due and not running.jobs:
+            return
+        await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
+
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     app = create_queue(resources)
     stop = asyncio.create_task(stopping.wait())
@@ -162,7 +215,7 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     try:
         if opening.done():
             opening.result()
-            await _work_in_both_queues(app, stop, at_once=resources.settings.worker_concurrency)
+            await _work_in_both_queues(app, stop, at_once=resources.settings.worker_concurrency, listens=True)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -175,10 +228,18 @@ async def _open(app: procrastinate.App) -> None:
     await app.open_async()
 
 
-async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], *, at_once: int) -> None:
+async def _work_in_both_queues(
+    app: procrastinate.App,
+    stop: asyncio.Task[Any],
+    *,
+    at_once: int,
+    listens: bool,
+    middleware: Sequence[WorkerMiddleware] = (),
+) -> None:
+    poll_seconds = FILES_POLL_SECONDS if listens else DRAIN_LOOK_SECONDS
     workers = [
-        asyncio.create_task(_work(app, jobs.QUEUE, at_once=at_once, listens=True)),
-        asyncio.create_task(_work(app, SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+        asyncio.create_task(_work(app, jobs.QUEUE, at_once, poll_seconds, listens=listens, middleware=middleware)),
+        asyncio.create_task(_work(app, SWEEPS, SWEEPS_AT_ONCE, SWEEPS_POLL_SECONDS, middleware=middleware)),
     ]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
@@ -190,17 +251,26 @@ async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Litera
                 raise result
 
 
-async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listens: bool) -> None:
+async def _work(
+    app: procrastinate.App,
+    queue_name: str,
+    at_once: int,
+    poll_seconds: float,
+    *,
+    listens: bool = False,
+    middleware: Sequence[WorkerMiddleware] = (),
+) -> None:
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
         install_signal_handlers=False,
         listen_notify=listens,
-        fetch_job_polling_interval=5.0 if listens else SWEEPS_POLL_SECONDS,
+        fetch_job_polling_interval=poll_seconds,
         shutdown_graceful_timeout=SHUTDOWN_SECONDS,
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,
         delete_jobs="always",
+        worker_middleware=list(middleware),
     )
 
 
