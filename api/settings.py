@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         default=None,
         description="PostgreSQL with pgvector; Prisma's `?schema=` is understood. Unset: `quiver up` starts its own.",
     )
+    database_direct_url: SecretStr | None = Field(
+        default=None,
+        description="The same database without a pooler in between, for `quiver db migrate` and the worker, which "
+        "listens, holds locks and builds indexes. Unset: `DATABASE_URL`.",
+    )
     database_pool_size: int = Field(default=10, ge=1, le=1000, description="Most connections of one process.")
     database_timeout_seconds: float = Field(
         default=5, gt=0, description="Longest wait for a connection; then the answer is a 503."
@@ -188,3 +193,7 @@ class Settings(BaseSettings):
         if self.server_api_key is None:
             self.server_api_key = self.openai_api_key
         return self
+
+    def past_the_pooler(self) -> "Settings":
+        """The same, with `DATABASE_DIRECT_URL` for the address of the database."""
+        return self.model_copy(update={"database_url": self.database_direct_url or self.database_url})
