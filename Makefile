@@ -44,6 +44,9 @@ bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR'
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
 
+lambda-package: .venv/dev ## Build what AWS Lambda runs, build/lambda/api and build/lambda/worker (PLATFORM=, PYTHON_VERSION=)
+	@$(BIN)/python infra/aws/package.py $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION))
+
 clean: ## Remove what make created
 	rm -rf .venv prisma/node_modules
 
