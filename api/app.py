@@ -86,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.resources = resources
     add_error_handlers(app)
+    app.include_router(vector_stores.search_router, prefix="/v1")  # first: routes are tried one after another
     for router in (embeddings.router, files.router, uploads.router, vector_store_files.router, vector_stores.router):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)

@@ -8,6 +8,7 @@ from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
 from api.tables.database import Database
+from api.tables.searches import KnownStores
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Resources:
     blobs: BlobStore
     query_vectors: QueryVectors
     proxy: Proxy
+    known_stores: KnownStores
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
@@ -26,7 +28,7 @@ class Resources:
         query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
         key = settings.embedding.api_key.get_secret_value() if settings.embedding.api_key else ""
         proxy = Proxy(embeddings.base_url, key=key)
-        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy)
+        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy, KnownStores())
 
     async def close(self) -> None:
         await self.query_vectors.close()

@@ -100,11 +100,7 @@ async def get_unexpired(connection: Connection, id: str) -> VectorStore:
     """
     store = await get_on(connection, id)
     if store["status"] == "expired":
-        raise InvalidRequest(
-            f"Vector store {id!r} has expired; its contents are gone.",
-            param="vector_store_id",
-            code="vector_store_expired",
-        )
+        raise expired(id)
     return store
 
 
@@ -131,6 +127,14 @@ async def delete(resources: Resources, id: str) -> VectorStoreDeleted:
 
 def no_such_store(id: str) -> NotFound:
     return NotFound(f"No vector store found with id {id!r}.", param="vector_store_id")
+
+
+def expired(id: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Vector store {id!r} has expired; its contents are gone.",
+        param="vector_store_id",
+        code="vector_store_expired",
+    )
 
 
 def _model_and_dimension(resources: Resources, request: CreateVectorStoreRequest) -> tuple[str, int | None]:
