@@ -19,7 +19,7 @@ import numpy as np
 
 from api.tables import chunks, searches
 from api.up.embedded_postgres import EmbeddedPostgres
-from api.wire import Vectors
+from api.vectors import Vectors
 from bench import generated, stack
 from bench.stack import Filled, Load, Served
 from bench.straight import Asked

@@ -17,7 +17,7 @@ from api.schemas import Filter
 from api.tables import keyword_search
 from api.tables.chunks import SEARCH, compile_condition, statement_names, storable, typed_id
 from api.tables.database import Connection
-from api.wire import Vector
+from api.vectors import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
 

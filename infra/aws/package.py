@@ -75,9 +75,10 @@ def _build(package: Package, wheel: Path, target: list[str]) -> Iterator[str]:
     megabytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / MEGABYTE
     if megabytes > package.megabytes:
         yield f"{place.name} has {megabytes:.1f} MB unpacked, and may have {package.megabytes}."
-    if target:
+    if target:  # neither stripped nor compiled: the tools are this machine's
         print(f"{place.name}: {megabytes:.1f} MB unpacked")
         return
+    _strip(place)
     # Lambda's file system cannot be written to: what is not compiled here is compiled in every new environment.
     compileall.compile_dir(place, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     compiled = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / MEGABYTE
@@ -105,6 +106,13 @@ def _prune(place: Path) -> None:
     for pattern in UNWANTED_FILES:
         for path in place.rglob(pattern):
             path.unlink()
+
+
+def _strip(place: Path) -> None:
+    """Take symbols out of libraries that have them, where the machine has the tool; it saves 2.5 MB of obstore's."""
+    if shutil.which("strip") is not None:
+        for library in place.rglob("*.abi3.so"):
+            subprocess.run(["strip", "--strip-unneeded", str(library)], check=True)
 
 
 def _import(place: Path, module: str) -> tuple[float, set[str]]:
