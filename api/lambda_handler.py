@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -109,21 +110,23 @@ async def _refuse(error: ApiError, request_id: str, scope: Scope, receive: Recei
 
 
 def _require_fitting(messages: list[Message]) -> None:
-    """Look whether the answer fits into Lambda's, where it is JSON: bytes in base64, texts with what escaping adds."""
     body = b"".join(message.get("body", b"") for message in messages)
     room = MAX_PAYLOAD_BYTES - MAX_HEADER_BYTES
-    if 6 * len(body) <= room:  # the worst that escaping makes of a byte
-        return
-    try:
-        size = len(json.dumps(body.decode()))
-    except UnicodeDecodeError:
-        size = 0
-    if max(size, len(body) * 4 // 3) > room:
+    if 6 * len(body) > room and _size_in_json(body, messages[0]) > room:  # escaping makes six of a byte at most
         raise RequestTooLarge(
             "The answer is larger than the 6 MB that AWS Lambda can send: ask for less at a time, with a smaller "
             "`limit`, or a file in ranges.",
             code="answer_too_large",
         )
+
+
+def _size_in_json(body: bytes, start: Message) -> int:
+    """How long the body is in what Lambda sends: text with what escaping adds, or anything else in base64."""
+    media_type = Headers(raw=start["headers"]).get("content-type", "")
+    if any(kind in media_type for kind in DEFAULT_TEXT_MIME_TYPES):
+        with suppress(UnicodeDecodeError):
+            return len(json.dumps(body.decode()))
+    return len(body) * 4 // 3
 
 
 @cache
