@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +21,11 @@ EMULATOR = os.environ.get("QUIVER_LAMBDA_LOCAL", "")
 needs_emulator = pytest.mark.skipif(
     not Path(EMULATOR).is_file(), reason="QUIVER_LAMBDA_LOCAL names no emulator of AWS Lambda"
 )
+
+
+# `make test-lambda`: the package to serve instead of this code, and a Python with the runtime client alone.
+PACKAGE = os.environ.get("QUIVER_LAMBDA_PACKAGE", "")
+PYTHON = os.environ.get("QUIVER_LAMBDA_PYTHON", sys.executable)
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,9 @@ def running_function(
     *,
     timeout_seconds: int = 30,
     concurrency: int = 1,
-    root: Path = ROOT,
 ) -> Generator[Function]:
     port = free_port()
-    options = {"port": port, "root": root, "python": sys.executable, "memory": 1024}
+    options = {"port": port, "root": PACKAGE or ROOT, "python": PYTHON, "memory": 1024}
     options |= {"timeout": timeout_seconds, "concurrency": concurrency}
     command = [sys.executable, EMULATOR, handler]
     command += [f"--{name}={value}" for name, value in options.items()]
@@ -57,3 +62,14 @@ def running_function(
     with running(command, env={}, health=None, log=log):
         wait_for_listener(port)
         yield Function(f"http://127.0.0.1:{port}", log)
+
+
+def as_environment(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Settings as they stand in the environment of a process."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= as_environment(cast("Mapping[str, Any]", value), f"{prefix}{name.upper()}__")
+        elif value is not None:
+            found[f"{prefix}{name.upper()}"] = str(value)
+    return found
