@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tests that look only through the front door, and at what one environment answers.
 LAMBDA_TESTS = tests/api/test_vector_stores.py tests/api/test_search.py tests/api/test_ranking.py tests/api/test_files.py tests/api/test_uploads.py tests/api/test_vector_store_files.py
 
-.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality soak-embedder lambda-package test-lambda check-aws clean python3-venv
+.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall soak-embedder lambda-package test-lambda check-aws clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,12 @@ prisma: .venv/dev prisma/node_modules ## Regenerate api/tables/columns.py from p
 docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 	@PYTHONPATH=. $(BIN)/python docs/settings_reference.py
 
+images: .venv/pip ## Build the container images, and start and stop each (TARGETS=api worker ...)
+	@$(BIN)/python -m infra.images $(TARGETS)
+
+compose-test: .venv/dev .venv/bin/podman-compose ## Bring infra/compose.yaml up in containers, search a file in it, take it down
+	@$(BIN)/python -m infra.compose_test
+
 bench-embedder: .venv/dev .venv/infinity ## Measure the embedder beside the plain server and infinity-emb (DATA=directory of texts)
 	@$(BIN)/python -m bench.embedder --infinity .venv/infinity/bin/infinity_emb $(if $(DATA),--data $(DATA))
 
@@ -45,6 +51,9 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
+
+bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
+	@$(BIN)/python -m bench.recall
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
@@ -101,6 +110,9 @@ python3-venv:
 	@echo "Installing the checkers of AWS templates"
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet aws-sam-translator==1.115.0 cfn-lint==1.58.0 python-hcl2==8.1.4 || { rm -rf $@; exit 1; }
+
+.venv/bin/podman-compose: | .venv/dev
+	@$(PIP) podman-compose
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'

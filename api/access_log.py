@@ -15,13 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import failure
 from api.errors import InternalError
+from api.metrics import Metrics
+from api.observation import observed
+from api.services.keys import Caller
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("quiver.access")
 
 # What a caller may choose as a request's id: anything else could forge lines of a log.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-QUIET_PATHS = frozenset({"/health", "/ready"})  # probes ask every few seconds
+QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds
 
 
 def configure_logging(settings: Settings) -> None:
@@ -67,10 +70,11 @@ def _dump(record: dict[str, Any], *, default: Callable[[Any], Any]) -> bytes:
 
 
 class AccessLog:
-    """ASGI middleware that gives each request its id, logs it and tells how long it took."""
+    """ASGI middleware that gives each request its id, logs it, counts it and tells how long it took."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,6 +84,7 @@ class AccessLog:
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
         started = time.perf_counter()
         status, has_started = 500, False
+        state: dict[str, Any] = scope.setdefault("state", {})  # in which the authentication leaves the caller
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, has_started
@@ -91,7 +96,7 @@ class AccessLog:
                 headers["openai-processing-ms"] = str(_milliseconds_since(started))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), observed() as observation:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:  # nobody stands before this: the caller gets an answer, the log the rest
@@ -100,14 +105,26 @@ class AccessLog:
                     error = InternalError("The server had an error while processing your request.")
                     await failure(error)(scope, receive, send_with_id)
             finally:
+                seconds = time.perf_counter() - started
+                self._metrics.count_request(scope["method"], status, seconds, observation)
                 if scope["path"] not in QUIET_PATHS:
                     log.info(
                         "request",
                         method=scope["method"],
                         path=scope["path"],
                         status=status,
-                        milliseconds=_milliseconds_since(started),
+                        milliseconds=round(seconds * 1000),
+                        **_caller_facts(state.get("caller")),
+                        **observation.facts(),
                     )
+
+
+def _caller_facts(caller: Caller | None) -> dict[str, str]:
+    """Whose request it was, as far as that is more than the server's own key's; never the key."""
+    if caller is None:
+        return {}
+    facts = {"api_key_id": caller.api_key_id, "tenant": caller.scope.tenant}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _milliseconds_since(started: float) -> int:

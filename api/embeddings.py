@@ -18,6 +18,7 @@ from tenacity import (
 )
 
 from api.errors import ApiError, ConfigurationError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
+from api.observation import timed
 from api.settings import EmbeddingSettings
 from api.vectors import Vector, Vectors, as_rows, from_numbers, have_directions, joined
 from api.wire import decode_base64_vector
@@ -73,6 +74,7 @@ class Embeddings:
     async def close(self) -> None:
         await self._client.aclose()
 
+    @timed("embed")
     async def embed(self, texts: Sequence[str], *, model: str, dimension: int | None) -> Vectors:
         """Embed texts in one or more calls, in input order.
 

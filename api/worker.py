@@ -3,22 +3,33 @@
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import procrastinate
 import structlog
-from procrastinate import JobContext, exceptions
+from procrastinate import exceptions
 from procrastinate.jobs import Job
-from procrastinate.middleware import AsyncCallNext, WorkerMiddleware
+from procrastinate.middleware import AsyncCallNext
 from procrastinate.periodic import PeriodicDeferrer
-from procrastinate.worker import Worker
 
+from api import probes
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
+from api.metrics import Metrics
 from api.resources import Resources
-from api.services import expiry, files, idempotency, ingestion, keywords, uploads, vector_store_files
+from api.services import (
+    expiry,
+    files,
+    idempotency,
+    ingestion,
+    keywords,
+    uploads,
+    vector_indexes,
+    vector_store_files,
+)
 from api.settings import Settings
 from api.tables import jobs, queue
 
@@ -35,6 +46,9 @@ SWEEPS_POLL_SECONDS = 2.0
 FILES_POLL_SECONDS = 5.0  # a notification may be lost
 
 DRAIN_LOOK_SECONDS = 0.5  # for further jobs, and whether any are left, where a worker has only so long
+
+# A build takes minutes, for a million chunks half an hour: it has a place of its own, and there is one at a time.
+INDEXES = "vector_indexes"
 
 # A worker that says nothing for so long is dead: its jobs are others'. One that was only stopped for a while finds
 # that a file is no longer its own when it comes to write it.
@@ -68,6 +82,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_vector_indexes(app, resources)
     return app
 
 
@@ -131,6 +146,24 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
         await keywords.sweep(resources)
 
 
+def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * *")
+    @app.task(
+        name="care_for_vector_indexes",
+        queue=INDEXES,
+        queueing_lock="care_for_vector_indexes",
+        lock="care_for_vector_indexes",
+        pass_context=False,
+    )
+    async def care_for_vector_indexes(timestamp: int) -> None:
+        await vector_indexes.care(resources)
+
+    @app.periodic(cron="47 * * * *")
+    @app.task(name="count_vector_indexes", queueing_lock="count_vector_indexes", pass_context=False)
+    async def count_vector_indexes(timestamp: int) -> None:
+        await vector_indexes.count(resources)
+
+
 async def run(settings: Settings) -> None:
     """Work until SIGINT or SIGTERM. A database that goes away is waited for.
 
@@ -149,16 +182,8 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     try:
-        while not stopping.is_set():
-            try:
-                await resources.database.chunk_table()
-                async with resources.database.connection() as connection:  # gives up sooner than the queue does
-                    await connection.execute("SELECT 1")
-                log.info("worker_started")
-                await _work_until(stopping, resources)
-            except (exceptions.ConnectorException, DatabaseUnavailable) as error:
-                log.warning("worker_waits_for_database", error=str(error))
-                await _sleep_unless(stopping, RECONNECT_SECONDS)
+        async with probes.served(resources):
+            await _work_whenever_possible(stopping, resources)
     finally:
         await resources.close()
 
@@ -166,21 +191,19 @@ async def run(settings: Settings) -> None:
 async def drain(resources: Resources, *, seconds: float) -> int:
     """Do what is due, sweeps included, and answer with how many files are left for another time.
 
-    A job that is under way at the end of the time is handed back and done anew.
+    A job that is under way at the end of the time is handed back and done anew. Vector indexes are left alone: a build
+    that is interrupted begins from nothing.
     """
     deadline = time.monotonic() + seconds - SHUTDOWN_SECONDS
     app = create_queue(resources)
     running = _Running()
+    work = partial(_work, app, resources.metrics, listens=False, poll_seconds=DRAIN_LOOK_SECONDS, running=running)
     async with app.open_async():
         sweeps = PeriodicDeferrer(registry=app.periodic_registry)
         await sweeps.defer_jobs(sweeps.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]
         stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
-        try:
-            await _work_in_both_queues(
-                app, stop, at_once=resources.settings.worker_concurrency, listens=False, middleware=[running.count]
-            )
-        finally:
-            stop.cancel()
+        at_once = resources.settings.worker_concurrency
+        await _until_stopped([work(jobs.QUEUE, at_once=at_once), work(SWEEPS, at_once=SWEEPS_AT_ONCE)], stop)
     async with resources.database.connection() as connection:
         return await jobs.count_due(connection, [jobs.QUEUE])
 
@@ -190,13 +213,6 @@ class _Running:
 
     def __init__(self) -> None:
         self.jobs = 0
-
-    async def count(self, do: AsyncCallNext, _context: JobContext, _worker: Worker) -> Any:
-        self.jobs += 1
-        try:
-            return await do()
-        finally:
-            self.jobs -= 1
 
 
 async def _until_nothing_is_due(resources: Resources, running: _Running, deadline: float) -> None:
@@ -208,6 +224,19 @@ async def _until_nothing_is_due(resources: Resources, running: _Running, deadlin
         await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
 
+async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources) -> None:
+    while not stopping.is_set():
+        try:
+            await resources.database.chunk_table()
+            async with resources.database.connection() as connection:  # gives up sooner than the queue does
+                await connection.execute("SELECT 1")
+            log.info("worker_started")
+            await _work_until(stopping, resources)
+        except (exceptions.ConnectorException, DatabaseUnavailable) as error:
+            log.warning("worker_waits_for_database", error=str(error))
+            await _sleep_unless(stopping, RECONNECT_SECONDS)
+
+
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     app = create_queue(resources)
     stop = asyncio.create_task(stopping.wait())
@@ -216,7 +245,7 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     try:
         if opening.done():
             opening.result()
-            await _work_in_both_queues(app, stop, at_once=resources.settings.worker_concurrency, listens=True)
+            await _work_in_all_queues(app, stop, resources)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -229,20 +258,16 @@ async def _open(app: procrastinate.App) -> None:
     await app.open_async()
 
 
-async def _work_in_both_queues(
-    app: procrastinate.App,
-    stop: asyncio.Task[Any],
-    *,
-    at_once: int,
-    listens: bool,
-    middleware: Sequence[WorkerMiddleware] = (),
-) -> None:
-    poll_seconds = FILES_POLL_SECONDS if listens else DRAIN_LOOK_SECONDS
-    workers = [
-        asyncio.create_task(_work(app, jobs.QUEUE, at_once, poll_seconds, listens=listens, middleware=middleware)),
-        asyncio.create_task(_work(app, SWEEPS, SWEEPS_AT_ONCE, SWEEPS_POLL_SECONDS, middleware=middleware)),
-    ]
+async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
+    work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
+    files = work(jobs.QUEUE, at_once=at_once, listens=True, poll_seconds=FILES_POLL_SECONDS)
+    await _until_stopped([files, work(SWEEPS, at_once=SWEEPS_AT_ONCE), work(INDEXES, at_once=1)], stop)
+
+
+async def _until_stopped(work: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Task[Any]) -> None:
+    workers = [asyncio.create_task(one) for one in work]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
     for worker in workers:
         worker.cancel()  # procrastinate's way to ask for a graceful end; without a database it never comes to one
     _, unfinished = await asyncio.wait(workers, timeout=SHUTDOWN_SECONDS + 1)
@@ -254,13 +279,24 @@ async def _work_in_both_queues(
 
 async def _work(
     app: procrastinate.App,
+    metrics: Metrics,
     queue_name: str,
-    at_once: int,
-    poll_seconds: float,
     *,
+    at_once: int,
     listens: bool = False,
-    middleware: Sequence[WorkerMiddleware] = (),
+    poll_seconds: float = SWEEPS_POLL_SECONDS,
+    running: _Running | None = None,
 ) -> None:
+    running = running or _Running()
+
+    async def count(call_next: AsyncCallNext, context: procrastinate.JobContext, _: object) -> Any:
+        running.jobs += 1
+        try:
+            async with metrics.job(context.job.task_name):
+                return await call_next()
+        finally:
+            running.jobs -= 1
+
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
@@ -271,7 +307,7 @@ async def _work(
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,
         delete_jobs="always",
-        worker_middleware=list(middleware),
+        worker_middleware=[count],
     )
 
 

@@ -250,6 +250,61 @@ class EmbeddingDeleted(TypedDict):
     deleted: bool
 
 
+class IndexSegment(TypedDict):
+    chunk_count: int
+    bytes: int
+    created_at: int
+
+
+class IndexBuild(TypedDict):
+    chunk_count: int
+    phase: str | None
+    progress: float | None
+    attempts: int
+    last_error: str | None
+
+
+class VectorStoreIndex(TypedDict):
+    object: Literal["vector_store.index"]
+    vector_store_id: Id
+    status: Literal["exact", "building", "failed", "ready"]
+    dimension: int | None
+    chunk_count: int
+    indexed_count: int
+    segments: list[IndexSegment]
+    build: IndexBuild | None
+
+
+class ApiKey(TypedDict):
+    """Not OpenAI's but ours, as those below."""
+
+    id: Id
+    object: Literal["api_key"]
+    name: Id
+    redacted_value: Id
+    role: Literal["admin", "write", "read"]
+    tenant: str | None
+    vector_store_ids: list[Id] | None
+    requests_per_minute: Count | None
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    last_used_at: Timestamp | None
+
+
+class CreatedApiKey(ApiKey):
+    value: Annotated[str, Field(min_length=32)]
+
+
+class ApiKeyPage(Page):
+    data: list[ApiKey]
+
+
+class ApiKeyDeleted(TypedDict):
+    id: Id
+    object: Literal["api_key.deleted"]
+    deleted: bool
+
+
 STORE = "/vector_stores/{id}"
 BATCH = STORE + "/file_batches/{id}"
 ANSWERS: Mapping[tuple[str, str], Any] = {
@@ -258,6 +313,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", STORE): VectorStore,
     ("POST", STORE): VectorStore,
     ("DELETE", STORE): VectorStoreDeleted,
+    ("GET", STORE + "/index"): VectorStoreIndex,
     ("POST", STORE + "/search"): SearchPage,
     ("GET", STORE + "/files"): VectorStoreFilePage,
     ("POST", STORE + "/files"): VectorStoreFile,
@@ -284,8 +340,11 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/uploads/{id}/presigned_parts"): PresignedPart,
     ("POST", "/uploads/{id}/complete"): Upload,
     ("POST", "/uploads/{id}/cancel"): Upload,
+    ("GET", "/keys"): ApiKeyPage,
+    ("POST", "/keys"): CreatedApiKey,
+    ("DELETE", "/keys/{id}"): ApiKeyDeleted,
 }
-NOT_OF_THE_API = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+NOT_OF_THE_API = frozenset({"/health", "/ready", "/metrics", "/docs", "/redoc", "/openapi.json"})
 
 
 def _pattern(template: str) -> re.Pattern[str]:

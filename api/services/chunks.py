@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from api.errors import Conflict, InvalidRequest, NotFound
+from api.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
 from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import (
@@ -30,6 +30,10 @@ async def create(resources: Resources, vector_store_id: str, request: CreateEmbe
 async def create_batch(
     resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest]
 ) -> EmbeddingBatch:
+    limit = resources.settings.max_batch_texts
+    if len(requests) > limit:
+        message = f"The batch has {len(requests)} texts; at most {limit} are taken at once (MAX_BATCH_TEXTS)."
+        raise RequestTooLarge(message, param="embeddings")
     data = await _insert(resources, vector_store_id, requests, path="embeddings.{}.")
     return {"object": "embedding.batch", "data": data, "created": int(time.time())}
 
@@ -155,11 +159,9 @@ async def _existing(
         if chunk.id not in found:
             continue
         there, stored = found[chunk.id]
-        is_same = stored is not None and (there["content"], there["metadata"]) == (chunk.content, chunk.metadata)
+        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata) and stored is not None
         # What the server embedded itself may differ by a rounding from one time to the next.
-        if is_same and request.embedding is not None:
-            is_same = have_same_direction(stored, vector)
-        if not is_same:
+        if not is_same or (request.embedding is not None and not have_same_direction(stored, vector)):
             raise Conflict(
                 f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
                 param="id",

@@ -38,6 +38,11 @@ WHERE status IN ('todo', 'doing') AND queue_name = %(queue)s
 LIMIT 1000
 """
 
+COUNT = """
+SELECT queue_name, status::text AS status, count(*) AS count FROM procrastinate_jobs
+WHERE status IN ('todo', 'doing') GROUP BY queue_name, status
+"""
+
 
 # A job that waits for another try is not due before that.
 COUNT_DUE = """
@@ -68,3 +73,9 @@ async def count_due(connection: Connection, queues: Sequence[str]) -> int:
     row = await (await connection.execute(COUNT_DUE, {"queues": list(queues)})).fetchone()
     assert row is not None  # an aggregate always has one
     return row["due"]
+
+
+async def count(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many jobs wait (`todo`) and are being done (`doing`), by queue and status."""
+    rows = await (await connection.execute(COUNT)).fetchall()
+    return {(row["queue_name"], row["status"]): row["count"] for row in rows}

@@ -15,6 +15,7 @@ ROUTES = [
     ("GET", "/v1/vector_stores/vs_1"),
     ("POST", "/v1/vector_stores/vs_1"),
     ("DELETE", "/v1/vector_stores/vs_1"),
+    ("GET", "/v1/vector_stores/vs_1/index"),
     ("POST", "/v1/vector_stores/vs_1/search"),
     ("POST", "/v1/vector_stores/vs_1/embeddings"),
     ("POST", "/v1/vector_stores/vs_1/embeddings/batch"),
@@ -41,6 +42,9 @@ ROUTES = [
     ("POST", "/v1/uploads/upload_1/presigned_parts"),
     ("POST", "/v1/uploads/upload_1/complete"),
     ("POST", "/v1/uploads/upload_1/cancel"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("DELETE", "/v1/keys/key_1"),
 ]
 
 
@@ -69,7 +73,8 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
             .replace("emb_1", "{embedding_id}")
             .replace("file-1", "{file_id}")
             .replace("vsfb_1", "{batch_id}")
-            .replace("upload_1", "{upload_id}"),
+            .replace("upload_1", "{upload_id}")
+            .replace("key_1", "{key_id}"),
         )
         for method, path in ROUTES
     }
