@@ -353,6 +353,10 @@ class AddUploadPartRequest(Request):
     """The fields of the form beside its `data`: none."""
 
 
+class PresignUploadPartRequest(Request):
+    bytes: int = Field(ge=1, le=5 * 1024**3, description="Of the part. S3 takes 5 GiB in one request.")
+
+
 class CompleteUploadRequest(Request):
     part_ids: Annotated[list[Text], Field(min_length=1, max_length=10_000)]
     md5: Text | None = Field(default=None, description="Of the whole file, in hexadecimal digits.")
@@ -573,6 +577,17 @@ class UploadPart(TypedDict):
     object: Literal["upload.part"]
     created_at: int
     upload_id: str
+
+
+class PresignedPart(TypedDict):
+    id: str
+    object: Literal["upload.presigned_part"]
+    created_at: int
+    expires_at: int
+    upload_id: str
+    bytes: int
+    method: Literal["PUT"]
+    url: str
 
 
 class LastError(TypedDict):

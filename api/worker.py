@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import time
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +13,7 @@ import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Job
 from procrastinate.middleware import AsyncCallNext
+from procrastinate.periodic import PeriodicDeferrer
 
 from api import probes
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
@@ -41,6 +44,9 @@ SHUTDOWN_SECONDS = 7.0
 SWEEPS = "default"
 SWEEPS_AT_ONCE = 4
 SWEEPS_POLL_SECONDS = 2.0
+FILES_POLL_SECONDS = 5.0  # a notification may be lost
+
+DRAIN_LOOK_SECONDS = 0.5  # for further jobs, and whether any are left, where a worker has only so long
 
 # A build takes minutes, for a million chunks half an hour: it has a place of its own, and there is one at a time.
 INDEXES = "vector_indexes"
@@ -204,6 +210,42 @@ async def run(settings: Settings) -> None:
         await resources.close()
 
 
+async def drain(resources: Resources, *, seconds: float) -> int:
+    """Do what is due, sweeps included, and answer with how many files are left for another time.
+
+    A job that is under way at the end of the time is handed back and done anew. Vector indexes are left alone: a build
+    that is interrupted begins from nothing.
+    """
+    deadline = time.monotonic() + seconds - SHUTDOWN_SECONDS
+    app = create_queue(resources)
+    running = _Running()
+    work = partial(_work, app, resources.metrics, listens=False, poll_seconds=DRAIN_LOOK_SECONDS, running=running)
+    async with app.open_async():
+        sweeps = PeriodicDeferrer(registry=app.periodic_registry)
+        await sweeps.defer_jobs(sweeps.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]
+        stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
+        at_once = resources.settings.worker_concurrency
+        await _until_stopped([work(jobs.QUEUE, at_once=at_once), work(SWEEPS, at_once=SWEEPS_AT_ONCE)], stop)
+    async with resources.database.connection() as connection:
+        return await jobs.count_due(connection, [jobs.QUEUE])
+
+
+class _Running:
+    """How many jobs this process is at."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+
+async def _until_nothing_is_due(resources: Resources, running: _Running, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        async with resources.database.connection() as connection:
+            due = await jobs.count_due(connection, [jobs.QUEUE, SWEEPS])
+        if not due and not running.jobs:
+            return
+        await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
+
 async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources) -> None:
     while not stopping.is_set():
         try:
@@ -240,13 +282,21 @@ async def _open(app: procrastinate.App) -> None:
 
 async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
     work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
-    workers = [
-        asyncio.create_task(work(jobs.QUEUE, at_once=at_once, poll_seconds=None)),
-        asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, poll_seconds=SWEEPS_POLL_SECONDS)),
-        asyncio.create_task(work(INDEXES, at_once=1, poll_seconds=SWEEPS_POLL_SECONDS)),
-        asyncio.create_task(work(TABLE_SYNCS, at_once=TABLE_SYNCS_AT_ONCE, poll_seconds=TABLE_SYNCS_POLL_SECONDS)),
-    ]
+    await _until_stopped(
+        [
+            work(jobs.QUEUE, at_once=at_once, listens=True, poll_seconds=FILES_POLL_SECONDS),
+            work(SWEEPS, at_once=SWEEPS_AT_ONCE),
+            work(INDEXES, at_once=1),
+            work(TABLE_SYNCS, at_once=TABLE_SYNCS_AT_ONCE, poll_seconds=TABLE_SYNCS_POLL_SECONDS),
+        ],
+        stop,
+    )
+
+
+async def _until_stopped(work: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Task[Any]) -> None:
+    workers = [asyncio.create_task(one) for one in work]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
     for worker in workers:
         worker.cancel()  # procrastinate's way to ask for a graceful end; without a database it never comes to one
     _, unfinished = await asyncio.wait(workers, timeout=SHUTDOWN_SECONDS + 1)
@@ -257,20 +307,31 @@ async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal
 
 
 async def _work(
-    app: procrastinate.App, metrics: Metrics, queue_name: str, *, at_once: int, poll_seconds: float | None
+    app: procrastinate.App,
+    metrics: Metrics,
+    queue_name: str,
+    *,
+    at_once: int,
+    listens: bool = False,
+    poll_seconds: float = SWEEPS_POLL_SECONDS,
+    running: _Running | None = None,
 ) -> None:
-    """Work in a queue that is looked at this often; None: one that tells when there is something."""
+    running = running or _Running()
 
     async def count(call_next: AsyncCallNext, context: procrastinate.JobContext, _: object) -> Any:
-        async with metrics.job(context.job.task_name):
-            return await call_next()
+        running.jobs += 1
+        try:
+            async with metrics.job(context.job.task_name):
+                return await call_next()
+        finally:
+            running.jobs -= 1
 
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
         install_signal_handlers=False,
-        listen_notify=poll_seconds is None,
-        fetch_job_polling_interval=poll_seconds or 5.0,
+        listen_notify=listens,
+        fetch_job_polling_interval=poll_seconds,
         shutdown_graceful_timeout=SHUTDOWN_SECONDS,
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,

@@ -171,6 +171,19 @@ class UploadPart(TypedDict):
     upload_id: Id
 
 
+class PresignedPart(TypedDict):
+    """Not OpenAI's."""
+
+    id: Id
+    object: Literal["upload.presigned_part"]
+    created_at: Timestamp
+    expires_at: Timestamp
+    upload_id: Id
+    bytes: Count
+    method: Literal["PUT"]
+    url: Id
+
+
 class VectorStoreDeleted(TypedDict):
     id: Id
     object: Literal["vector_store.deleted"]
@@ -363,6 +376,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", "/files/{id}/content"): bytes,
     ("POST", "/uploads"): Upload,
     ("POST", "/uploads/{id}/parts"): UploadPart,
+    ("POST", "/uploads/{id}/presigned_parts"): PresignedPart,
     ("POST", "/uploads/{id}/complete"): Upload,
     ("POST", "/uploads/{id}/cancel"): Upload,
     ("GET", "/table_syncs"): TableSyncPage,

@@ -39,6 +39,7 @@ ROUTES = [
     ("GET", "/v1/files/file-1/content"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/upload_1/parts"),
+    ("POST", "/v1/uploads/upload_1/presigned_parts"),
     ("POST", "/v1/uploads/upload_1/complete"),
     ("POST", "/v1/uploads/upload_1/cancel"),
     ("POST", "/v1/table_syncs"),
