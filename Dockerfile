@@ -13,10 +13,11 @@ ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT
     PIP_CACHE_DIR=/var/cache/pip PYTHONDONTWRITEBYTECODE=
 RUN python -m venv --without-pip /opt/quiver
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml LICENSE ./
+RUN touch README.md # the real one changes more often than the packages do
 
 FROM build AS quiver
-COPY litellm_config.yaml ./
+COPY README.md litellm_config.yaml ./
 COPY prisma/migrations prisma/migrations
 COPY embedder embedder
 COPY api api
