@@ -20,7 +20,7 @@ import numpy as np
 from api.tables import chunks, scope, searches
 from api.tables.searches import Search
 from api.up.embedded_postgres import EmbeddedPostgres
-from api.wire import Vectors
+from api.vectors import Vectors
 from bench import generated, stack
 from bench.stack import Filled, Load, Served
 from bench.straight import Asked

@@ -16,7 +16,8 @@ from api.services.ranking import Answer, Plan, Ranked
 from api.tables import searches
 from api.tables.database import Connection
 from api.tables.searches import Asked, Leg, Match, Search, Store
-from api.wire import Vector, dump_json, read_vector
+from api.vectors import Vector
+from api.wire import dump_json, read_vector
 
 DEFAULT_RESULTS = 10
 MAX_LIMIT = 100  # litellm-pgvector's, for its `limit`

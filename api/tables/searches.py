@@ -27,7 +27,7 @@ from api.tables.database import Connection
 from api.tables.scope import Kind, Scope
 from api.tables.vector_index import Segment
 from api.tables.vector_search import Indexes, compile_condition
-from api.wire import Vector
+from api.vectors import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
 TOUCH_SECONDS: Final = 60  # and in STORE
