@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
+from importlib.util import find_spec
 from typing import Any
 
 import orjson
@@ -10,7 +11,6 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from api.batch_body import BatchReader
 from api.errors import InvalidRequest, RequestTooLarge
 from api.routes.parameters import opened
 
@@ -68,6 +68,10 @@ class BatchRoute(JsonRoute):
     """One that takes many vectors."""
 
     def parser(self) -> Callable[[bytes], Any]:
+        if find_spec("simdjson") is None:  # 15 MB, which the package for AWS Lambda does not have
+            return orjson.loads
+        from api.batch_body import BatchReader
+
         return BatchReader().read
 
 
