@@ -1,4 +1,4 @@
-# The images of Quiver, a stage for each: api (and its migrations), worker, lambda, embedder, proxy.
+# The images of Quiver, a stage for each: api (which also migrates), worker, embedder, proxy.
 #   docker build --target api --tag quiver-api .      `make images` builds and tries all of them; see docs/deployment.md
 # The versions of all packages are those of constraints.txt. A registry of your own: --secret id=pip.conf,src=pip.conf
 

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tests that look only through the front door, and at what one environment answers.
 LAMBDA_TESTS = tests/api/test_vector_stores.py tests/api/test_search.py tests/api/test_ranking.py tests/api/test_files.py tests/api/test_uploads.py tests/api/test_vector_store_files.py
 
-.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall soak-embedder lambda-package test-lambda check-aws clean python3-venv
+.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-search bench-table-sync soak-embedder lambda-package test-lambda check-aws clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,8 +52,14 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
 
+bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it
+	@$(BIN)/python -m bench.table_sync
+
 bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
 	@$(BIN)/python -m bench.recall
+
+bench-search: .venv/dev .venv/peers ## Measure searches beside their own SQL, by text, and beside chromadb (ARGS="--chunks 10000 --parts straight")
+	@$(BIN)/python -m bench.search $(ARGS)
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
@@ -100,6 +106,13 @@ python3-venv:
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
 
+# pgai's own worker, which the tests of infra/pgai/ run.
+.venv/pgai: infra/pgai/requirements.txt infra/pgai/constraints.txt | .venv/pip
+	@echo "Installing pgai"
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet --requirement $< --constraint infra/pgai/constraints.txt || { rm -rf $@; exit 1; }
+	@touch $@
+
 # Lambda's Python: AWS's runtime client, and nothing that the package would not find there.
 .venv/lambda: | .venv/pip
 	@$(PYTHON) -m venv $@
@@ -113,6 +126,10 @@ python3-venv:
 
 .venv/bin/podman-compose: | .venv/dev
 	@$(PIP) podman-compose
+
+.venv/peers: | .venv/dev
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet chromadb==1.5.9 faiss-cpu==1.15.1 || { rm -rf $@; exit 1; }
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'

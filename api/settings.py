@@ -148,6 +148,13 @@ class Settings(BaseSettings):
     metrics_public: bool = Field(
         default=False, description="Answer `/metrics` without a key, where only Prometheus can reach it."
     )
+    api_processes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes of the API on that port. One uses one core; each has connections, a memory of query "
+        "vectors and limits of its own.",
+    )
     max_request_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="Largest request body, but for uploaded files."
     )

@@ -25,6 +25,7 @@ from api.services import (
     idempotency,
     ingestion,
     keywords,
+    table_sync_work,
     uploads,
     vector_indexes,
     vector_store_files,
@@ -58,6 +59,12 @@ STALLED_SECONDS = 20.0
 # before a minute, and the next goes on.
 KEYWORDS_SECONDS = 45.0
 
+# Synced tables have places of their own, too: a long table keeps neither files nor sweeps waiting.
+TABLE_SYNCS = "table_syncs"
+TABLE_SYNCS_AT_ONCE = 2
+TABLE_SYNCS_POLL_SECONDS = 1.0
+TABLE_SYNCS_SECONDS = 20.0  # then the next job goes on
+
 RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a file; the last is repeated
 
 
@@ -81,6 +88,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_table_syncs(app, resources)
     _add_vector_indexes(app, resources)
     return app
 
@@ -143,6 +151,20 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
     @app.task(name="sweep_keywords", queueing_lock="sweep_keywords", pass_context=False)
     async def sweep_keywords(timestamp: int) -> None:
         await keywords.sweep(resources)
+
+
+def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * * */1")
+    @app.task(name="sync_tables", queue=TABLE_SYNCS, queueing_lock="sync_tables", pass_context=False)
+    async def sync_tables(timestamp: int) -> None:
+        if count := await table_sync_work.work(resources, seconds=TABLE_SYNCS_SECONDS):
+            log.info("tables_synced", rows=count)
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="sweep_table_syncs", queueing_lock="sweep_table_syncs", pass_context=False)
+    async def sweep_table_syncs(timestamp: int) -> None:
+        for id in await table_sync_work.sweep(resources):
+            log.info("table_sync_dropped", table_sync=id)
 
 
 def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
@@ -261,8 +283,15 @@ async def _open(app: procrastinate.App) -> None:
 
 async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
     work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
-    files = work(jobs.QUEUE, at_once=at_once, listens=True, poll_seconds=FILES_POLL_SECONDS)
-    await _until_stopped([files, work(SWEEPS, at_once=SWEEPS_AT_ONCE), work(INDEXES, at_once=1)], stop)
+    await _until_stopped(
+        [
+            work(jobs.QUEUE, at_once=at_once, listens=True, poll_seconds=FILES_POLL_SECONDS),
+            work(SWEEPS, at_once=SWEEPS_AT_ONCE),
+            work(INDEXES, at_once=1),
+            work(TABLE_SYNCS, at_once=TABLE_SYNCS_AT_ONCE, poll_seconds=TABLE_SYNCS_POLL_SECONDS),
+        ],
+        stop,
+    )
 
 
 async def _until_stopped(work: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Task[Any]) -> None:

@@ -62,7 +62,7 @@ def test_each_store_has_a_line(list_stores: List, server: Server, settings: dict
 
 
 def test_the_key_that_quiver_up_has_made_is_found(list_stores: List, tmp_path: Path, server: Server) -> None:
-    (tmp_path / keys.FILE_NAME).write_text(f'{{"SERVER_API_KEY": "{KEY}"}}')
+    (tmp_path / keys.FILE_NAME).write_text(f'{{"server_api_key": "{KEY}"}}')
     create(server, "one", 1)
 
     assert "one" in list_stores().stdout
@@ -72,7 +72,7 @@ def test_the_key_that_quiver_up_has_made_is_found(list_stores: List, tmp_path: P
     ("arguments", "environment", "said"),
     [
         ([], {"SERVER_API_KEY": "wrong"}, "Incorrect API key"),
-        (["--url", "http://127.0.0.1:1"], {"SERVER_API_KEY": KEY}, "No Quiver answers at http://127.0.0.1:1"),
+        (["--url", "http://127.0.0.1:1"], {"SERVER_API_KEY": KEY}, "No API answers at http://127.0.0.1:1"),
         ([], {}, "SERVER_API_KEY is not set"),
     ],
 )
