@@ -16,7 +16,7 @@ import psutil
 import psycopg
 
 from api.up.embedded_postgres import EmbeddedPostgres
-from api.wire import Vectors
+from api.vectors import Vectors
 from bench import generated, stack
 from bench.search import CHECKED, QUESTIONS, TOP, body, encoded, exact, path, recall
 from bench.stack import Load, Measured

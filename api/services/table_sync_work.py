@@ -24,7 +24,7 @@ from api.tables import table_syncs as queue
 from api.tables.source_tables import MAX_ROW_BYTES, Source, SourceRow, SourceUnavailable
 from api.tables.synced_chunks import NewRow, Size, StoredRow
 from api.tables.table_syncs import ClaimedRow, Declaration
-from api.wire import Vectors
+from api.vectors import Vectors
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

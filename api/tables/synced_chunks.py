@@ -16,7 +16,7 @@ from api.tables.chunk_copy import Place, Rows
 from api.tables.chunks import statement_names
 from api.tables.database import Connection
 from api.tables.file_chunks import CHUNK_INDEX, FILE_ID, FILENAME
-from api.wire import Vectors, as_rows
+from api.vectors import Vectors, as_rows
 
 LIST = """
 SELECT {file_id} AS key, {content} AS text, {metadata} AS attributes FROM {table}

@@ -64,6 +64,7 @@ ROUTES = [
     Route("DELETE", STORE + "/embeddings/{embedding_id}", "write"),
     Route("GET", STORE + "/files", "read"),
     Route("POST", STORE + "/files", "write", json={"file_id": "{file_id}"}),
+    Route("GET", STORE + "/index", "read"),
     Route("GET", STORE + "/files/{file_id}", "read"),
     Route("POST", STORE + "/files/{file_id}", "write", json={"attributes": {"a": 1}}),
     Route("GET", STORE + "/files/{file_id}/content", "read"),
