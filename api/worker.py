@@ -15,7 +15,6 @@ from procrastinate.jobs import Job
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.periodic import PeriodicDeferrer
 
-from api import probes
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
 from api.metrics import Metrics
@@ -192,6 +191,8 @@ async def run(settings: Settings) -> None:
     Raises:
         ConfigurationError: no database is configured, its tables do not fit, or the storage of files is misconfigured.
     """
+    from api import probes  # a server, which a function on AWS Lambda neither needs nor has
+
     settings = settings.past_the_pooler()
     if settings.database_url is None:
         raise ConfigurationError("DATABASE_URL is not set; the worker takes its jobs from there.")

@@ -1,6 +1,7 @@
 """A route that reads its body up to a limit and parses it with orjson: faster on vectors, and strict about NaN."""
 
 from collections.abc import Callable, Coroutine
+from importlib.util import find_spec
 from typing import Any
 
 import orjson
@@ -8,7 +9,6 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from api.batch_body import BatchReader
 from api.errors import InvalidRequest, RequestTooLarge
 
 
@@ -65,4 +65,8 @@ class BatchRoute(JsonRoute):
     """One that takes many vectors."""
 
     def parser(self) -> Callable[[bytes], Any]:
+        if find_spec("simdjson") is None:  # 15 MB, which the package for AWS Lambda does not have
+            return orjson.loads
+        from api.batch_body import BatchReader
+
         return BatchReader().read
