@@ -1,0 +1,133 @@
+"""Whether the store has what the source has: one more pass over the source, and questions to both."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from api.migrate.checks import Limits, check
+from api.migrate.records import Record, Source, Tally
+from api.migrate.target import Kept, StoreFacts, Target
+from api.wire import Vector, Vectors
+
+SAMPLED_ROWS: Final = 200
+SAMPLED_SEARCHES: Final = 10
+NEAREST: Final = 10
+LOOKED_UP_ROWS: Final = 2000  # in one statement
+# Half precision moves a cosine by less than this; of two rows nearer than that to each other either may come first.
+TOLERANCE: Final = 2e-3
+
+
+@dataclass
+class Verdict:
+    """What was compared, and what was found wrong with it."""
+
+    rows: int = 0  # of the source that can go
+    rejected: int = 0
+    looked_up: int = 0
+    compared: int = 0
+    searches: int = 0
+    problems: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # ids, by what is wrong with them
+
+    def blame(self, problem: str, ids: Iterable[str]) -> None:
+        if found := list(ids):
+            self.problems.setdefault(problem, []).extend(found)
+
+
+@dataclass
+class _Search:
+    """One of the store's own vectors, and what of the source is nearest to it."""
+
+    vector: Vector
+    nearest: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+
+    def see(self, ids: list[str], units: Vectors) -> None:
+        cosines = units @ (self.vector / np.linalg.norm(self.vector))
+        best = np.argsort(-cosines)[:NEAREST]
+        found: list[tuple[float, str]] = [(float(cosines[number]), ids[number]) for number in best.tolist()]
+        self.nearest = sorted([*self.nearest, *found], reverse=True)[:NEAREST]
+
+
+async def verify(
+    source: Source,
+    target: Target,
+    store: StoreFacts,
+    limits: Limits,
+    *,
+    on_progress: Callable[[Tally], None],
+) -> Verdict:
+    """Compare source and store: every id, the texts, metadata and vectors of a sample, and the nearest of some rows.
+
+    `limits` are those of the migration: what could not go then is not missed.
+    """
+    verdict = Verdict()
+    sample, searches = await _sample(target, store)
+    tally = Tally()
+    async with aclosing(source.read()) as batches:
+        async for batch in batches:
+            checked = check(batch.records, limits)
+            verdict.rows += len(checked.records)
+            verdict.rejected += len(checked.rejects)
+            await _look_up(target, store, checked.records, verdict)
+            _compare(target, checked.records, checked.vectors, sample, verdict)
+            if checked.vectors is not None and checked.records:
+                wide = checked.vectors.astype(np.float32)
+                units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+                for search in searches:
+                    search.see([str(record.id) for record in checked.records], units)
+            tally.written, tally.rejected = verdict.rows, verdict.rejected
+            on_progress(tally)
+    if limits.needs_vectors:
+        await _compare_searches(target, store, searches, verdict)
+    return verdict
+
+
+async def _sample(target: Target, store: StoreFacts) -> tuple[dict[str, Kept], list[_Search]]:
+    count = await target.count(store) or 0
+    sampled = await target.get(store, await target.sample(store, of=count, limit=SAMPLED_ROWS))
+    vectors = [kept.vector for kept in sampled.values() if kept.vector is not None]
+    return sampled, [_Search(vector) for vector in vectors[:SAMPLED_SEARCHES]]
+
+
+async def _look_up(target: Target, store: StoreFacts, records: list[Record], verdict: Verdict) -> None:
+    for start in range(0, len(records), LOOKED_UP_ROWS):
+        wanted = [str(record.id) for record in records[start : start + LOOKED_UP_ROWS]]
+        missing = await target.list_missing(store, wanted)
+        verdict.looked_up += len(wanted)
+        verdict.blame("are not in the store", sorted(missing))
+
+
+def _compare(
+    target: Target, records: list[Record], vectors: Vectors | None, sample: dict[str, Kept], verdict: Verdict
+) -> None:
+    for number, record in enumerate(records):
+        id = str(record.id)
+        kept = sample.get(id)
+        if kept is None:
+            continue
+        verdict.compared += 1
+        if kept.content != record.content:
+            verdict.blame("have another text", [id])
+        if kept.metadata != record.metadata:
+            verdict.blame("have other metadata", [id])
+        if vectors is None or kept.vector is None:
+            continue
+        wanted = target.storable(vectors[number : number + 1])[0]
+        if wanted.shape != kept.vector.shape or not (wanted == kept.vector).all():
+            verdict.blame("have another vector", [id])
+
+
+async def _compare_searches(target: Target, store: StoreFacts, searches: Sequence[_Search], verdict: Verdict) -> None:
+    """The same rows are nearest, whichever way they are asked for; equals may change places."""
+    for search in searches:
+        found = await target.search(store, search.vector, limit=NEAREST)
+        verdict.searches += 1
+        wanted = {id: cosine for cosine, id in search.nearest}
+        last = min(wanted.values(), default=1.0)
+        strange = [id for id, cosine in found if id not in wanted and cosine < last - TOLERANCE]
+        moved = [id for id, cosine in found if id in wanted and abs(cosine - wanted[id]) > TOLERANCE]
+        worst_found = min((cosine for _, cosine in found), default=-1.0)
+        lost = [id for id, cosine in wanted.items() if cosine > worst_found + TOLERANCE and id not in dict(found)]
+        verdict.blame("are found by a search of one side only", {*strange, *moved, *lost})
