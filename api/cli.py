@@ -79,6 +79,13 @@ def migrate_rows(**options: Any) -> None:
         transfer.migrate(**options)
 
 
+@program.command("export", help=transfer.export.__doc__)
+@functools.wraps(transfer.export)
+def export_store(**options: Any) -> None:
+    with _packages("`quiver export`", extra="api"):
+        transfer.export(**options)
+
+
 @program.command()
 def up() -> None:
     """Start everything: PostgreSQL, embedder, LiteLLM proxy, API and worker.

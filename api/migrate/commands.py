@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from api.errors import ConfigurationError
+
 SOURCE, FIELDS, TARGET, WORK = "What is read", "What is what in it", "Where it goes", "How"
 PROBLEMS = 1
 
@@ -14,7 +16,7 @@ def migrate(
     source: Annotated[
         str,
         typer.Argument(
-            help="A file, a directory or an address: postgresql://…, vectors.jsonl.",
+            help="A file, a directory or an address: postgresql://…, vectors.parquet, ./chroma, http://qdrant:6333.",
             show_default=False,
         ),
     ],
@@ -22,7 +24,8 @@ def migrate(
         str | None,
         typer.Option(
             "--from",
-            help="postgres, litellm-pgvector, langchain, llamaindex, jsonl. [told from SOURCE]",
+            help="postgres, litellm-pgvector, langchain, llamaindex, jsonl, csv, parquet, numpy, chroma, qdrant or "
+            "openai. [told from SOURCE]",
             rich_help_panel=SOURCE,
         ),
     ] = None,
@@ -37,6 +40,14 @@ def migrate(
     key: Annotated[
         str | None,
         typer.Option(help="Column that orders the rows, best an indexed one. [the id]", rich_help_panel=SOURCE),
+    ] = None,
+    source_key: Annotated[
+        str | None,
+        typer.Option(help="Key of Qdrant or of the OpenAI API.", envvar="SOURCE_API_KEY", rich_help_panel=SOURCE),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Texts of the vectors in an .npy: JSON Lines, or one a line.", rich_help_panel=SOURCE),
     ] = None,
     id: Annotated[str | None, typer.Option(help="Field of the id.", rich_help_panel=FIELDS)] = None,
     text: Annotated[str | None, typer.Option(help="Field of the text.", rich_help_panel=FIELDS)] = None,
@@ -59,6 +70,12 @@ def migrate(
     ] = None,
     database_url: Annotated[
         str | None, typer.Option(help="Quiver's database. [DATABASE_URL]", rich_help_panel=TARGET)
+    ] = None,
+    api_url: Annotated[
+        str | None, typer.Option(help="Quiver's API, to go through it instead.", rich_help_panel=TARGET)
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Its key.", envvar="SERVER_API_KEY", rich_help_panel=TARGET)
     ] = None,
     embedding_model: Annotated[
         str | None,
@@ -116,9 +133,11 @@ def migrate(
         attributes=tuple(attribute or ()),
     )
     options = Options(
-        SourceOptions(source, kind, table, query, collection, key, fields=fields),
+        SourceOptions(source, kind, table, query, collection, key, source_key, texts, fields),
         store=store,
         name=name,
+        api_url=api_url,
+        api_key=api_key,
         embedding_model=embedding_model,
         re_embed=re_embed,
         dimension=dimension,
@@ -132,3 +151,25 @@ def migrate(
     settings = Settings(database_url=database_url) if database_url else Settings()  # pyright: ignore[reportArgumentType]
     if not asyncio.run(migration.run(options, settings)):
         raise typer.Exit(PROBLEMS)
+
+
+def export(
+    store: Annotated[str, typer.Argument(help="Id of the store, vs_….", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="File to write: .jsonl or .parquet.", show_default=False)],
+    database_url: Annotated[str | None, typer.Option(help="Quiver's database. [DATABASE_URL]")] = None,
+) -> None:
+    """Write a store with its texts, vectors and attributes into a file.
+
+    The vectors are as they are stored, bit for bit, and `quiver migrate` makes the same store of the file again. The
+    bytes of uploaded files are not in it; their chunks are, with the names of the files and their places in them.
+
+    - `quiver export vs_68f handbook.jsonl` writes one JSON object a line, after one that describes the store.
+    - `quiver export vs_68f handbook.parquet` needs `pip install 'quiver[migrate]'`.
+    """
+    from api.migrate import export as exporting
+    from api.settings import Settings
+
+    settings = Settings(database_url=database_url) if database_url else Settings()  # pyright: ignore[reportArgumentType]
+    if settings.database_url is None:
+        raise ConfigurationError("Say where the store is: --database-url or DATABASE_URL.")
+    asyncio.run(exporting.export(settings, store, file))

@@ -46,14 +46,6 @@ class DatabaseTarget:
     def shown(self) -> str:
         return f"table {self._table.schema}.{self._table.name} of the database"
 
-    @property
-    def table(self) -> ChunkTable:
-        return self._table
-
-    @property
-    def database(self) -> Database:
-        return self._database
-
     async def find_store(self, id: str) -> StoreFacts:
         async with self._database.connection() as connection:
             return self._facts(await stores.get_unexpired(connection, id))
@@ -119,9 +111,9 @@ class DatabaseTarget:
             found = await chunk_transfer.get(connection, self._table, store.id, ids)
         return {id: Kept(row["content"], row["metadata"], row["embedding"]) for id, row in found.items()}
 
-    async def list_missing(self, store: StoreFacts, ids: Sequence[str]) -> set[str]:
+    async def look_up(self, store: StoreFacts, ids: Sequence[str]) -> tuple[int, set[str]]:
         async with self._database.connection(is_long=True) as connection:
-            return set(ids) - await chunk_transfer.list_present(connection, self._table, store.id, ids)
+            return len(ids), set(ids) - await chunk_transfer.list_present(connection, self._table, store.id, ids)
 
     async def search(self, store: StoreFacts, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
         async with self._database.connection(is_long=True) as connection:
@@ -133,8 +125,7 @@ class DatabaseTarget:
     def storable(self, vectors: Vectors) -> Vectors:
         return chunk_transfer.storable(self._table, vectors)
 
-    async def trial(self, store: StoreFacts, batch: Prepared) -> int:
-        """Write a batch where it leaves nothing; the bytes it takes with its indexes."""
+    async def trial(self, store: StoreFacts, batch: Prepared) -> int | None:
         async with self._database.connection(is_long=True) as connection, connection.transaction(force_rollback=True):
             return await chunk_transfer.trial(connection, self._table, batch.packed)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from api.embeddings import Embeddings
 from api.errors import ConfigurationError
 from api.migrate import opening
+from api.migrate.api_target import ApiTarget
 from api.migrate.checks import Limits
 from api.migrate.database_target import DatabaseTarget
 from api.migrate.embedding import Embedder
@@ -22,7 +23,7 @@ from api.migrate.options import Options
 from api.migrate.progress import Progress, duration, say
 from api.migrate.records import Record, Source, StoreSettings, Tally
 from api.migrate.rejects import Rejects
-from api.migrate.target import StoreFacts
+from api.migrate.target import StoreFacts, Target
 from api.migrate.trial import try_out
 from api.migrate.verify import Verdict, verify
 from api.settings import Settings
@@ -43,27 +44,38 @@ async def run(options: Options, settings: Settings) -> bool:
         options = replace(
             options, source=replace(options.source, fields=replace(options.source.fields, ignores_vectors=True))
         )
-    sources = await opening.open_sources(options.source)
-    if len(sources) > 1 and options.store is not None:
-        raise ConfigurationError(
-            f"--store names one store, and there are {len(sources)} sources: choose one with --collection, "
-            "or leave --store out to make a store for each."
-        )
-    target = await DatabaseTarget.open(settings)
-    embeddings = Embeddings(settings.embedding)
-    try:
-        verdicts = [await _Migration(options, source, target, embeddings, settings).run() for source in sources]
-    finally:
-        await embeddings.close()
-        await target.close()
+    async with opening.open_sources(options.source) as sources:
+        if len(sources) > 1 and options.store is not None:
+            raise ConfigurationError(
+                f"--store names one store, and there are {len(sources)} sources: choose one with --collection, "
+                "or leave --store out to make a store for each."
+            )
+        target = await _open_target(options, settings)
+        embeddings = Embeddings(settings.embedding)
+        try:
+            verdicts = [await _Migration(options, source, target, embeddings, settings).run() for source in sources]
+        finally:
+            await embeddings.close()
+            await target.close()
     return all(verdicts)
+
+
+async def _open_target(options: Options, settings: Settings) -> Target:
+    if options.api_url is not None:
+        directory = options.rejects.parent if options.rejects else Path()
+        return ApiTarget(options.api_url, options.api_key, directory=directory)
+    if settings.database_url is None:
+        raise ConfigurationError(
+            "Say where the rows go: --database-url or DATABASE_URL for Quiver's database, or --api-url for its API."
+        )
+    return await DatabaseTarget.open(settings)
 
 
 class _Migration:
     """One source into one store."""
 
     def __init__(
-        self, options: Options, source: Source, target: DatabaseTarget, embeddings: Embeddings, settings: Settings
+        self, options: Options, source: Source, target: Target, embeddings: Embeddings, settings: Settings
     ) -> None:
         self._options = options
         self._source = source
@@ -100,7 +112,8 @@ class _Migration:
         )
         limits = replace(limits, dimension=limits.dimension or store.dimension)
         rejects = Rejects(self._rejects_path(), length=checkpoint["rejects_bytes"])
-        embed = Embedder(self._embeddings, store).embed if is_embedding else None
+        # The API embeds by itself.
+        embed = Embedder(self._embeddings, store).embed if is_embedding and options.api_url is None else None
         started = time.monotonic()
         done = checkpoint["rows_written"] + checkpoint["rows_skipped"] + checkpoint["rows_rejected"]
         with Progress(f"Into {store.id}", total=total, done=done) as progress:
@@ -190,8 +203,8 @@ class _Migration:
 def report_verdict(verdict: Verdict) -> bool:
     if not verdict.problems:
         say(
-            f"Verified: the store has all {verdict.looked_up:,} rows that can go; {verdict.compared:,} texts, metadata "
-            f"and vectors are equal, {verdict.searches} searches agree."
+            f"Verified: {verdict.rows:,} rows of the source can go, and all {verdict.looked_up:,} that were looked for "
+            f"are in the store; {verdict.compared:,} rows are equal, {verdict.searches} searches agree."
         )
         return True
     say("The verification failed:")

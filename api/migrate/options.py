@@ -17,7 +17,7 @@ class SourceOptions:
     query: str | None = None
     collection: str | None = None
     key: str | None = None
-    api_key: str | None = None
+    source_key: str | None = None
     texts: Path | None = None  # of vectors in a NumPy file
     fields: Fields = field(default_factory=Fields)
 

@@ -94,7 +94,15 @@ class Target(Protocol):
 
     async def get(self, store: StoreFacts, ids: Sequence[str]) -> dict[str, Kept]: ...
 
-    async def list_missing(self, store: StoreFacts, ids: Sequence[str]) -> set[str]: ...
+    async def look_up(self, store: StoreFacts, ids: Sequence[str]) -> tuple[int, set[str]]:
+        """How many of some ids were looked for, and those of them that the store lacks."""
+        ...
+
+    async def trial(self, store: StoreFacts, batch: Prepared) -> int | None:
+        """Write a batch where it leaves nothing; the bytes it takes with its indexes. None: that cannot be done."""
+        ...
+
+    async def close(self) -> None: ...
 
     def storable(self, vectors: Vectors) -> Vectors:
         """What the store keeps of vectors."""

@@ -63,7 +63,9 @@ async def verify(
     `limits` are those of the migration: what could not go then is not missed.
     """
     verdict = Verdict()
-    sample, searches = await _sample(target, store)
+    count = await target.count(store) or 0
+    sample = await target.get(store, await target.sample(store, of=count, limit=SAMPLED_ROWS))
+    searches: list[_Search] | None = None
     tally = Tally()
     async with aclosing(source.read()) as batches:
         async for batch in batches:
@@ -73,29 +75,32 @@ async def verify(
             await _look_up(target, store, checked.records, verdict)
             _compare(target, checked.records, checked.vectors, sample, verdict)
             if checked.vectors is not None and checked.records:
+                if searches is None:
+                    searches = _searches(sample, checked.vectors)
                 wide = checked.vectors.astype(np.float32)
                 units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
                 for search in searches:
                     search.see([str(record.id) for record in checked.records], units)
             tally.written, tally.rejected = verdict.rows, verdict.rejected
             on_progress(tally)
-    if limits.needs_vectors:
-        await _compare_searches(target, store, searches, verdict)
+    if count < verdict.rows:
+        verdict.blame("are missing by the count", [f"{count:,} of {verdict.rows:,}"])
+    await _compare_searches(target, store, searches or [], verdict, is_alone=count == verdict.rows)
     return verdict
 
 
-async def _sample(target: Target, store: StoreFacts) -> tuple[dict[str, Kept], list[_Search]]:
-    count = await target.count(store) or 0
-    sampled = await target.get(store, await target.sample(store, of=count, limit=SAMPLED_ROWS))
-    vectors = [kept.vector for kept in sampled.values() if kept.vector is not None]
-    return sampled, [_Search(vector) for vector in vectors[:SAMPLED_SEARCHES]]
+def _searches(sample: dict[str, Kept], first: Vectors) -> list[_Search]:
+    """Searches for some rows of the store; of the source, where the store does not give its vectors."""
+    vectors = [kept.vector for kept in sample.values() if kept.vector is not None] or list(first.astype(np.float32))
+    step = max(1, len(vectors) // SAMPLED_SEARCHES)
+    return [_Search(vector) for vector in vectors[::step][:SAMPLED_SEARCHES]]
 
 
 async def _look_up(target: Target, store: StoreFacts, records: list[Record], verdict: Verdict) -> None:
     for start in range(0, len(records), LOOKED_UP_ROWS):
         wanted = [str(record.id) for record in records[start : start + LOOKED_UP_ROWS]]
-        missing = await target.list_missing(store, wanted)
-        verdict.looked_up += len(wanted)
+        looked_up, missing = await target.look_up(store, wanted)
+        verdict.looked_up += looked_up
         verdict.blame("are not in the store", sorted(missing))
 
 
@@ -119,14 +124,19 @@ def _compare(
             verdict.blame("have another vector", [id])
 
 
-async def _compare_searches(target: Target, store: StoreFacts, searches: Sequence[_Search], verdict: Verdict) -> None:
-    """The same rows are nearest, whichever way they are asked for; equals may change places."""
+async def _compare_searches(
+    target: Target, store: StoreFacts, searches: Sequence[_Search], verdict: Verdict, *, is_alone: bool
+) -> None:
+    """The same rows are nearest, whichever way they are asked for; equals may change places.
+
+    Where the source `is_alone` in the store, nothing else may be found.
+    """
     for search in searches:
         found = await target.search(store, search.vector, limit=NEAREST)
         verdict.searches += 1
         wanted = {id: cosine for cosine, id in search.nearest}
         last = min(wanted.values(), default=1.0)
-        strange = [id for id, cosine in found if id not in wanted and cosine < last - TOLERANCE]
+        strange = [id for id, cosine in found if is_alone and id not in wanted and cosine < last - TOLERANCE]
         moved = [id for id, cosine in found if id in wanted and abs(cosine - wanted[id]) > TOLERANCE]
         worst_found = min((cosine for _, cosine in found), default=-1.0)
         lost = [id for id, cosine in wanted.items() if cosine > worst_found + TOLERANCE and id not in dict(found)]
