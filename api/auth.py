@@ -1,16 +1,38 @@
-"""The server's key: refused callers get their 401 before their body is read."""
+"""Who sent a request, and whether they may: refused callers get their answer before their body is read."""
 
+import re
 import secrets
+from dataclasses import replace
+from typing import Final
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.answers import failure
-from api.errors import ConfigurationError, Unauthenticated
+from api.errors import ApiError, ConfigurationError, Forbidden, InvalidRequest, Unauthenticated
+from api.key_schemas import TENANT, Role
+from api.resources import Resources
+from api.services import keys
+from api.services.keys import SERVER, Caller, Keyring
 from api.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # Who asks these has no key yet: load balancers, and readers of the documentation.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+
+# The one request with a POST that changes nothing; any other is one to write.
+SEARCH = re.compile(r"/v1/vector_stores/[^/]+/search")
+KEYS = re.compile(r"/v1/keys(/.*)?", re.DOTALL)
+
+ALLOWED: Final[dict[Role, frozenset[Role]]] = {
+    "read": frozenset({"read"}),
+    "write": frozenset({"read", "write"}),
+    "admin": frozenset({"read", "write", "admin"}),
+}
+
+TENANT_HEADER = "x-quiver-tenant"
 
 MIN_KEY_LENGTH = 16
 # Keys out of examples, litellm-pgvector's and LiteLLM's among them.
@@ -41,29 +63,78 @@ def required_key(settings: Settings) -> str | None:
     return key
 
 
-class RequireKey:
-    """ASGI middleware that lets through only requests with the key, and those for the public paths."""
+class Authenticate:
+    """ASGI middleware that lets through requests whose key allows them, and those for the public paths.
 
-    def __init__(self, app: ASGIApp, *, key: str | None) -> None:
+    It leaves the caller in the request's state, from where the routes' resources get their scope. It stands where a
+    resource has one path.
+    """
+
+    def __init__(self, app: ASGIApp, *, key: str | None, resources: Resources) -> None:
         self._app = app
         self._key = key.encode() if key is not None else None
+        self._keyring = Keyring(resources)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._key is not None and scope["path"] not in PUBLIC_PATHS:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
             try:
-                self._check(Headers(scope=scope).get("authorization", ""), self._key)
-            except Unauthenticated as error:
+                caller = await self._caller(Headers(scope=scope))
+                _require_role(caller, scope["method"], scope["path"])
+            except ApiError as error:
+                if error.status >= 500:
+                    log.warning("request_failed", path=scope["path"], code=error.code, message=error.message)
                 await failure(error)(scope, receive, send)
                 return
+            scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
-    def _check(self, authorization: str, key: bytes) -> None:
+    async def _caller(self, headers: Headers) -> Caller:
+        tenant = headers.get(TENANT_HEADER)
+        caller = await self._owner_of_key(headers.get("authorization", ""))
+        return caller if tenant is None else _acting_for(caller, tenant)
+
+    async def _owner_of_key(self, authorization: str) -> Caller:
         scheme, _, sent = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not sent.strip():
+        key = sent.strip() if scheme.lower() == "bearer" else ""
+        # Bytes, since compare_digest refuses text that is not ASCII.
+        if self._key is not None and secrets.compare_digest(key.encode(), self._key):
+            return SERVER
+        if key.startswith(keys.PREFIX):
+            caller = await self._keyring.find(key)
+            if caller is not None:
+                return caller
+        elif self._key is None:  # development
+            return SERVER
+        if not key:
             raise Unauthenticated(
                 "You didn't provide an API key. Send it in a header: Authorization: Bearer YOUR_KEY.",
                 code="missing_api_key",
             )
-        # Bytes, since compare_digest refuses text that is not ASCII.
-        if not secrets.compare_digest(sent.strip().encode(), key):
-            raise Unauthenticated("Incorrect API key provided.")
+        raise Unauthenticated("Incorrect API key provided.")
+
+
+def role_needed(method: str, path: str) -> Role:
+    if KEYS.fullmatch(path):
+        return "admin"
+    return "read" if method in ("GET", "HEAD") or is_search(method, path) else "write"
+
+
+def is_search(method: str, path: str) -> bool:
+    return method == "POST" and SEARCH.fullmatch(path) is not None
+
+
+def _require_role(caller: Caller, method: str, path: str) -> None:
+    needed = role_needed(method, path)
+    if needed not in ALLOWED[caller.role]:
+        raise Forbidden(f"This needs a key with the role {needed!r}; this key has {caller.role!r}.")
+
+
+def _acting_for(caller: Caller, tenant: str) -> Caller:
+    """The caller as one of the tenant's: for it, what an admin over all tenants sees and makes is the tenant's."""
+    if not re.fullmatch(TENANT, tenant):
+        raise InvalidRequest(
+            f"{TENANT_HEADER} must be 1 to 64 letters, digits, dots, dashes and underscores.", param=TENANT_HEADER
+        )
+    if caller.scope.tenant is not None and caller.scope.tenant != tenant:
+        raise Forbidden(f"This key is one of the tenant {caller.scope.tenant!r} only.", param=TENANT_HEADER)
+    return replace(caller, scope=replace(caller.scope, tenant=tenant))

@@ -168,7 +168,7 @@ def migrate() -> None:
     with _packages("The database command", extra="api"):
         from api.services import adoption
         from api.tables import migrations
-    settings = _settings()
+    settings = _settings().past_the_pooler()
     url = _database_url(settings)
 
     async def bring_up_to_date() -> list[str]:
@@ -181,12 +181,17 @@ def migrate() -> None:
 
 @database.command()
 def status() -> None:
-    """List the migrations that `DATABASE_URL` has and lacks. The exit status is 1 when it lacks any."""
+    """List the migrations that `DATABASE_URL` has and lacks. The exit status is 1 when it lacks any.
+
+    Those of a later Quiver are listed as newer; this one works beside them, so that an upgrade can be rolled back.
+    """
     with _packages("The database command", extra="api"):
         from api.tables import migrations
-    found = asyncio.run(migrations.status(_database_url(_settings())))
+    found = asyncio.run(migrations.status(_database_url(_settings().past_the_pooler())))
     for name in found.applied:
         typer.echo(f"applied  {name}")
+    for name in found.newer:
+        typer.echo(f"newer    {name}")
     for name in found.pending:
         typer.echo(f"pending  {name}")
     if found.pending:

@@ -49,6 +49,14 @@ class Unauthenticated(ApiError):
     default_code = "invalid_api_key"
 
 
+class Forbidden(ApiError):
+    """The caller's key is right, and not allowed to do this."""
+
+    status = 403
+    type = "invalid_request_error"
+    default_code = "insufficient_permissions"
+
+
 class NotFound(ApiError):
     status = 404
     type = "invalid_request_error"
@@ -72,6 +80,24 @@ class RequestTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     default_code = "request_too_large"
+
+
+class TooManyRequests(ApiError):
+    """The same request is carried out if it is sent again a bit later."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class QuotaExceeded(ApiError):
+    """There is as much of something as is allowed; somebody has to delete some before there can be more."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "quota_exceeded"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "60", "x-should-retry": "false"}
 
 
 class InternalError(ApiError):

@@ -9,17 +9,19 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from api.auth import PUBLIC_PATHS
+from api.auth import KEYS, PUBLIC_PATHS
 from api.errors import Envelope
 
 UNPROCESSABLE = "422"  # FastAPI's answer to bad input; ours is a 400
 DESCRIPTIONS = {
     400: "The request is wrong; the message says what is, and `param` where.",
     401: "There is no key, or a wrong one.",
+    403: "The key is not allowed to do this; the message says which role is.",
     404: "Something that the request names does not exist.",
     409: "The request contradicts what is there, or another one with its Idempotency-Key is being carried out.",
     413: "The body is larger than the server takes.",
     416: "The file has none of the bytes that were asked for.",
+    429: "The limit of the key's requests, of searches at once, or of what may be stored is reached.",
     500: "The server had an error.",
     502: "The embedding service cannot be reached, or failed.",
     503: "The database cannot be reached, or is too busy.",
@@ -54,12 +56,12 @@ def _complete(description: dict[str, Any]) -> None:
     for path, operations in description["paths"].items():
         for method, operation in operations.items():
             if path not in PUBLIC_PATHS:
-                _complete_operation(method, operation)
+                _complete_operation(path, method, operation)
 
 
-def _complete_operation(method: str, operation: dict[str, Any]) -> None:
+def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> None:
     operation["security"] = [{"key": []}]
-    if method == "post":
+    if method == "post" and not KEYS.fullmatch(path):
         operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
     responses: dict[str, Any] = operation["responses"]
     responses.pop(UNPROCESSABLE, None)
@@ -75,10 +77,8 @@ def _failure(status: int) -> dict[str, Any]:
 
 def _failures(method: str, operation: dict[str, Any]) -> set[int]:
     """What may go wrong with a request of this form."""
-    failures = {401, 500, 503}
+    failures = {400, 401, 403, 429, 500, 503}
     parameters: list[dict[str, Any]] = operation.get("parameters", [])
-    if parameters:
-        failures.add(400)
     if any(parameter["in"] == "path" for parameter in parameters):
         failures.add(404)
     if "requestBody" in operation:

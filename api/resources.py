@@ -1,6 +1,6 @@
 """What a process opens once and every service function is handed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
@@ -8,6 +8,8 @@ from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
 from api.tables.database import Database
+from api.tables.scope import Scope
+from api.tables.searches import KnownStores
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Resources:
     blobs: BlobStore
     query_vectors: QueryVectors
     proxy: Proxy
+    known_stores: KnownStores
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
@@ -26,7 +29,11 @@ class Resources:
         query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
         key = settings.embedding.api_key.get_secret_value() if settings.embedding.api_key else ""
         proxy = Proxy(embeddings.base_url, key=key)
-        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy)
+        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy, KnownStores())
+
+    def within(self, scope: Scope) -> "Resources":
+        """The same, with a database of which only what the scope allows can be seen."""
+        return replace(self, database=self.database.within(scope))
 
     async def close(self) -> None:
         await self.query_vectors.close()

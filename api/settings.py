@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         default=None,
         description="PostgreSQL with pgvector; Prisma's `?schema=` is understood. Unset: `quiver up` starts its own.",
     )
+    database_direct_url: SecretStr | None = Field(
+        default=None,
+        description="The same database without a pooler in between, for `quiver db migrate` and the worker, which "
+        "listens, holds locks and builds indexes. Unset: `DATABASE_URL`.",
+    )
     database_pool_size: int = Field(default=10, ge=1, le=1000, description="Most connections of one process.")
     database_timeout_seconds: float = Field(
         default=5, gt=0, description="Longest wait for a connection; then the answer is a 503."
@@ -116,6 +121,25 @@ class Settings(BaseSettings):
         default=512 * 1024 * 1024, ge=1, description="Largest file of `/v1/files`; OpenAI's limit is the default."
     )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
+
+    max_batch_texts: int = Field(
+        default=2048, ge=1, le=2048, description="Most texts in one request of `/embeddings/batch`; beyond it a 413."
+    )
+    max_files_per_store: int | None = Field(
+        default=None, ge=1, description="Most files in one vector store; beyond it a 429. Unset: no limit."
+    )
+    max_stores_per_tenant: int | None = Field(
+        default=None, ge=1, description="Most vector stores of one tenant; beyond it a 429. Unset: no limit."
+    )
+    max_requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests of a key that has no limit of its own, in one process; beyond it a 429. "
+        "Unset: no limit.",
+    )
+    max_concurrent_searches: int = Field(
+        default=256, ge=1, description="Most searches that one process has under way; beyond it a 429 at once."
+    )
 
     keyword_language: str = Field(
         default="simple",
@@ -177,3 +201,7 @@ class Settings(BaseSettings):
         if self.server_api_key is None:
             self.server_api_key = self.openai_api_key
         return self
+
+    def past_the_pooler(self) -> "Settings":
+        """The same, with `DATABASE_DIRECT_URL` for the address of the database."""
+        return self.model_copy(update={"database_url": self.database_direct_url or self.database_url})

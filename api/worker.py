@@ -129,6 +129,7 @@ async def run(settings: Settings) -> None:
     Raises:
         ConfigurationError: no database is configured, its tables do not fit, or the storage of files is misconfigured.
     """
+    settings = settings.past_the_pooler()
     if settings.database_url is None:
         raise ConfigurationError("DATABASE_URL is not set; the worker takes its jobs from there.")
     resources = Resources.of(settings)

@@ -75,7 +75,7 @@ def commands(options: argparse.Namespace, directory: Path) -> dict[str, list[str
     python = sys.executable
     found = {"plain": [python, str(ROOT / "bench" / "plain_server.py"), str(directory)]}
     if options.infinity:
-        found["infinity"] = [options.infinity, "v2", "--model-id", str(directory)]
+        found["infinity"] = [os.path.abspath(options.infinity), "v2", "--model-id", str(directory)]
         found["infinity"] += ["--engine", "torch", "--device", "cpu", "--served-model-name", MODEL, "--host"]
         found["infinity"] += ["127.0.0.1", "--url-prefix", "/v1", "--port"]
     for engine in options.engines.split(","):

@@ -49,13 +49,14 @@ def content_length(head: bytes) -> int:
     raise ValueError("The answer does not say how long it is.")
 
 
-def request(host: str, port: int, path: str, body: bytes) -> bytes:
+def request(host: str, port: int, path: str, body: bytes, *, key: str) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def run(options: argparse.Namespace, bodies: list[bytes]) -> dict[str, object]:
-    requests = [request(options.host, options.port, options.path, body) for body in bodies]
+    requests = [request(options.host, options.port, options.path, body, key=options.key) for body in bodies]
     done, turns = Done(), count(options.skip)
     started = time.perf_counter()
     until = started + options.seconds
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--key", default="")
     options = parser.parse_args()
     print(json.dumps(uvloop.run(run(options, Path(options.bodies).read_bytes().splitlines()))))
 

@@ -237,6 +237,36 @@ class EmbeddingDeleted(TypedDict):
     deleted: bool
 
 
+class ApiKey(TypedDict):
+    """Not OpenAI's but ours, as those below."""
+
+    id: Id
+    object: Literal["api_key"]
+    name: Id
+    redacted_value: Id
+    role: Literal["admin", "write", "read"]
+    tenant: str | None
+    vector_store_ids: list[Id] | None
+    requests_per_minute: Count | None
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    last_used_at: Timestamp | None
+
+
+class CreatedApiKey(ApiKey):
+    value: Annotated[str, Field(min_length=32)]
+
+
+class ApiKeyPage(Page):
+    data: list[ApiKey]
+
+
+class ApiKeyDeleted(TypedDict):
+    id: Id
+    object: Literal["api_key.deleted"]
+    deleted: bool
+
+
 STORE = "/vector_stores/{id}"
 BATCH = STORE + "/file_batches/{id}"
 ANSWERS: Mapping[tuple[str, str], Any] = {
@@ -270,6 +300,9 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/uploads/{id}/parts"): UploadPart,
     ("POST", "/uploads/{id}/complete"): Upload,
     ("POST", "/uploads/{id}/cancel"): Upload,
+    ("GET", "/keys"): ApiKeyPage,
+    ("POST", "/keys"): CreatedApiKey,
+    ("DELETE", "/keys/{id}"): ApiKeyDeleted,
 }
 NOT_OF_THE_API = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
 

@@ -14,11 +14,12 @@ from api.migrate.target import Interrupted, Kept, Outcome, Prepared, RejectsFile
 from api.schemas import VectorStore
 from api.services import stores
 from api.settings import Settings
-from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, vector_stores
+from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, searches, vector_stores
 from api.tables.chunk_transfer import CopiedChunk
 from api.tables.database import Connection, Database
 from api.tables.migrated_files import MigratedFile
 from api.tables.migration_checkpoints import Checkpoint
+from api.tables.searches import Asked
 from api.wire import Vector, Vectors
 
 
@@ -117,10 +118,11 @@ class DatabaseTarget:
 
     async def search(self, store: StoreFacts, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
         async with self._database.connection(is_long=True) as connection:
-            matches = await chunks.search(
-                connection, self._table, store.id, query=vector, filter=None, max_distance=2, limit=limit
+            _, (matches,) = await searches.search(
+                connection, self._table, store.id, "vector", [Asked(None, vector)], filter=None, limit=limit
             )
-        return [(match["id"], 1 - match["distance"]) for match in matches]
+        found = [(match["id"], 1 - match["distance"]) for match in matches if match["distance"] is not None]
+        return sorted(found, key=lambda pair: -pair[1])
 
     def storable(self, vectors: Vectors) -> Vectors:
         return chunk_transfer.storable(self._table, vectors)

@@ -1,14 +1,19 @@
-"""What routes take from the application: the opened resources."""
+"""What routes take from the application: the opened resources, of which the caller sees what is theirs."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from api.resources import Resources
+from api.services.keys import Caller
+from api.tables.scope import NOTHING
 
 
-async def _resources(request: Request) -> Resources:
-    return request.app.state.resources
+async def opened(request: Request) -> Resources:
+    """The resources within the caller's scope: there is no other way to them for a route."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    resources: Resources = request.app.state.resources
+    return resources.within(NOTHING if caller is None else caller.scope)
 
 
-Opened = Annotated[Resources, Depends(_resources)]
+Opened = Annotated[Resources, Depends(opened)]

@@ -7,11 +7,12 @@ from fastapi.responses import Response
 
 from api import schemas
 from api.answers import Json
-from api.routes.json_route import JsonRoute
+from api.routes.json_route import DirectRoute, JsonRoute
 from api.routes.parameters import Opened
 from api.services import search, stores
 
 router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=JsonRoute)
+search_router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=DirectRoute)
 
 
 @router.post("", response_model=schemas.VectorStore, responses={404: {}})
@@ -41,7 +42,7 @@ async def delete_vector_store(vector_store_id: str, resources: Opened) -> Respon
     return Json(await stores.delete(resources, vector_store_id))
 
 
-@router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})
+@search_router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})
 async def search_vector_store(vector_store_id: str, request: schemas.SearchRequest, resources: Opened) -> Response:
     found = await search.search(resources, vector_store_id, request)
     return Json(found.page, headers={"x-quiver-rerank": "unavailable"} if found.is_rerank_missing else None)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from api.errors import InvalidRequest, NotFound
+from api.errors import InvalidRequest, NotFound, QuotaExceeded
 from api.field_mapping import ChunkTable
 from api.schemas import Chunking, ChunkingStrategy, FileStatus, StaticChunkingStrategy, VectorStoreFile
 from api.tables import file_chunks, files, jobs, vector_store_files, vector_stores
@@ -35,6 +35,7 @@ async def attach(
     new: Sequence[NewFile],
     *,
     param: str,
+    max_files: int | None,
     batch_id: str | None = None,
 ) -> None:
     """Put files into a store, which the caller holds, and have workers ingest them.
@@ -45,10 +46,11 @@ async def attach(
     Raises:
         NotFound: there is no such file.
         InvalidRequest: the table of chunks cannot tell whose chunk a row is.
+        QuotaExceeded: the store would have more than `max_files`.
     """
     _require_file_columns(table)
     wanted = {file.file_id: file for file in new}
-    await _hold_files(connection, list(wanted), param=param)
+    await _hold_files(connection, list(wanted), vector_store_id=vector_store_id, param=param)
     now = datetime.now(UTC)
     turn = await vector_store_files.last_turn(connection, vector_store_id, least=await jobs.current_turn(connection))
     insert = partial(vector_store_files.insert, connection, vector_store_id, batch_id=batch_id, now=now, turn=turn)
@@ -75,6 +77,9 @@ async def attach(
     changes.subtract(file["status"] for file in restarted)
     await vector_stores.count_files(connection, vector_store_id, changes, usage_bytes=0, dimension=None)
     await vector_stores.touch(connection, vector_store_id)
+    # Here, where whoever else puts files in waits for this transaction to end.
+    if inserted and max_files is not None and await vector_store_files.count(connection, vector_store_id) > max_files:
+        raise QuotaExceeded(f"A vector store has {max_files} files at most; take some out first.", param=param)
 
 
 async def set_attributes(
@@ -108,7 +113,7 @@ async def detach_everywhere(connection: Connection, table: ChunkTable, file_id: 
     held = [
         vector_store_id
         for vector_store_id in await vector_store_files.list_stores(connection, file_id)
-        if await vector_stores.hold(connection, vector_store_id)
+        if await vector_stores.hold_unseen(connection, vector_store_id)
     ]
     for vector_store_id in held:
         await detach(connection, table, vector_store_id, file_id)
@@ -146,9 +151,9 @@ def _require_file_columns(table: ChunkTable) -> None:
         )
 
 
-async def _hold_files(connection: Connection, file_ids: Sequence[str], *, param: str) -> None:
+async def _hold_files(connection: Connection, file_ids: Sequence[str], *, vector_store_id: str, param: str) -> None:
     """Keep files from being deleted until the transaction ends."""
-    held = await files.hold(connection, file_ids)
+    held = await files.hold(connection, file_ids, vector_store_id=vector_store_id)
     for id in file_ids:
         if id not in held:
             raise NotFound(f"No such File object: {id}", param=param)

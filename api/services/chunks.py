@@ -3,9 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from api.errors import Conflict, InvalidRequest, NotFound
+from api.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
 from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import (
@@ -18,10 +16,10 @@ from api.schemas import (
     VectorStore,
 )
 from api.services import paging, stores
-from api.tables import chunks, vector_stores
-from api.tables.chunks import NewChunk
+from api.tables import chunk_copy, chunks, vector_stores
+from api.tables.chunk_copy import NewChunk
 from api.tables.database import Connection
-from api.wire import Vector, read_vector
+from api.wire import Vectors, as_rows, have_same_direction, read_vectors
 
 
 async def create(resources: Resources, vector_store_id: str, request: CreateEmbeddingRequest) -> Embedding:
@@ -31,6 +29,10 @@ async def create(resources: Resources, vector_store_id: str, request: CreateEmbe
 async def create_batch(
     resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest]
 ) -> EmbeddingBatch:
+    limit = resources.settings.max_batch_texts
+    if len(requests) > limit:
+        message = f"The batch has {len(requests)} texts; at most {limit} are taken at once (MAX_BATCH_TEXTS)."
+        raise RequestTooLarge(message, param="embeddings")
     data = await _insert(resources, vector_store_id, requests, path="embeddings.{}.")
     return {"object": "embedding.batch", "data": data, "created": int(time.time())}
 
@@ -98,35 +100,41 @@ async def _insert(
     async with resources.database.connection() as connection:
         store = await stores.get_unexpired(connection, vector_store_id)
     vectors = await _vectors(resources, store, requests, path)
-    new = [
-        NewChunk(id, request.content, vector, request.metadata)
-        for id, request, vector in zip(ids, requests, vectors, strict=True)
-    ]
+    new = [NewChunk(id, request.content, request.metadata) for id, request in zip(ids, requests, strict=True)]
     async with resources.database.transaction() as connection:
-        return await _write(connection, table, vector_store_id, requests, new)
+        existing = await _existing(connection, table, vector_store_id, requests, new, vectors)
+        return await _write(connection, table, vector_store_id, existing, new, vectors)
 
 
 async def _write(
     connection: Connection,
     table: ChunkTable,
     vector_store_id: str,
-    requests: Sequence[CreateEmbeddingRequest],
+    existing: Mapping[str, Embedding],
     new: Sequence[NewChunk],
+    vectors: Vectors,
 ) -> list[Embedding]:
-    existing = await _existing(connection, table, vector_store_id, requests, new)
-    missing = [chunk for chunk in new if chunk.id is None or chunk.id not in existing]
-    inserted = iter(await chunks.insert(connection, table, vector_store_id, missing) if missing else [])
+    positions = [position for position, chunk in enumerate(new) if chunk.id is None or chunk.id not in existing]
+    missing = [new[position] for position in positions]
+    inserted: list[Embedding] = []
+    if missing:
+        inserted = await chunk_copy.insert(connection, table, vector_store_id, missing, vectors[positions])
+    dimension = vectors.shape[1]
     is_counted = await vector_stores.count_chunks(
         connection,
         vector_store_id,
         files=len(missing),
         usage_bytes=sum(len(chunk.content.encode()) for chunk in missing),
-        dimension=new[0].vector.size,
+        dimension=dimension,
     )
     if not is_counted:  # expired meanwhile, or given its dimension by somebody else; the transaction is undone
         store = await stores.get_unexpired(connection, vector_store_id)
-        raise _wrong_dimension(store, new[0].vector.size, param="embedding")
-    return [existing[chunk.id] if chunk.id is not None and chunk.id in existing else next(inserted) for chunk in new]
+        raise _wrong_dimension(store, dimension, param="embedding")
+    by_position = dict(zip(positions, inserted, strict=True))
+    return [
+        by_position[position] if position in by_position else existing[chunk.id or ""]
+        for position, chunk in enumerate(new)
+    ]
 
 
 async def _existing(
@@ -135,6 +143,7 @@ async def _existing(
     vector_store_id: str,
     requests: Sequence[CreateEmbeddingRequest],
     new: Sequence[NewChunk],
+    vectors: Vectors,
 ) -> dict[str, Embedding]:
     """The chunks that are there already, after a check that they are the same."""
     own_ids = [chunk.id for chunk in new if chunk.id is not None]
@@ -145,13 +154,13 @@ async def _existing(
     if not own_ids:
         return {}
     found = await chunks.find_same_ids(connection, table, vector_store_id, own_ids)
-    for request, chunk in zip(requests, new, strict=True):
+    for request, chunk, vector in zip(requests, new, vectors, strict=True):
         if chunk.id not in found:
             continue
-        there, vector = found[chunk.id]
-        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata) and vector is not None
+        there, stored = found[chunk.id]
+        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata)
         # What the server embedded itself may differ by a rounding from one time to the next.
-        if not is_same or (request.embedding is not None and not _same_direction(vector, chunk.vector)):
+        if not is_same or stored is None or (request.embedding is not None and not have_same_direction(stored, vector)):
             raise Conflict(
                 f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
                 param="id",
@@ -161,15 +170,13 @@ async def _existing(
 
 async def _vectors(
     resources: Resources, store: VectorStore, requests: Sequence[CreateEmbeddingRequest], path: str
-) -> list[Vector]:
-    """A vector for each request, embedded here where the caller sent none; all of the store's dimension."""
-    given = {
-        position: read_vector(request.embedding, param=f"{path.format(position)}embedding")
-        for position, request in enumerate(requests)
-        if request.embedding is not None
-    }
+) -> Vectors:
+    """A row for each request, embedded here where the caller sent none; all of the store's dimension."""
+    given = {position: request.embedding for position, request in enumerate(requests) if request.embedding is not None}
+    params = [f"{path.format(position)}embedding" for position in given]
+    read = dict(zip(given, read_vectors(list(given.values()), params=params), strict=True))
     positions = [position for position in range(len(requests)) if position not in given]
-    sizes = {position: vector.size for position, vector in given.items()}
+    sizes = {position: vector.size for position, vector in read.items()}
     dimension = store["embedding_dimension"]
     if dimension is not None:
         _refuse_other_dimensions(store, sizes, dimension, path)
@@ -177,10 +184,10 @@ async def _vectors(
         model = store["embedding_model"] or resources.embeddings.default_model
         texts = [requests[position].content for position in positions]
         embedded = await resources.embeddings.embed(texts, model=model, dimension=dimension)
-        given |= dict(zip(positions, embedded, strict=True))
+        read |= dict(zip(positions, embedded, strict=True))
     if dimension is None:  # what the model made decides, else the first vector that was sent
-        _refuse_other_dimensions(store, sizes, given[positions[0] if positions else 0].size, path)
-    return [given[position] for position in range(len(requests))]
+        _refuse_other_dimensions(store, sizes, read[positions[0] if positions else 0].size, path)
+    return as_rows([read[position] for position in range(len(requests))])
 
 
 def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimension: int, path: str) -> None:
@@ -201,15 +208,6 @@ def _ids(table: ChunkTable, requests: Sequence[CreateEmbeddingRequest], path: st
         ids.append(id)
         seen |= {id} if id is not None else set()
     return ids
-
-
-def _same_direction(left: Vector | None, right: Vector) -> bool:
-    """Whether two vectors are one but for what half precision takes away."""
-    if left is None or left.size != right.size:
-        return False
-    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
-    cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))
-    return bool(cosine > 0.99999)
 
 
 def _wrong_dimension(store: VectorStore, dimension: int, *, param: str, expected: int | None = None) -> InvalidRequest:

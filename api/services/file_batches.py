@@ -30,6 +30,7 @@ async def create(resources: Resources, vector_store_id: str, request: CreateFile
             vector_store_id,
             _new_files(request),
             param="files" if request.file_ids is None else "file_ids",
+            max_files=resources.settings.max_files_per_store,
             batch_id=id,
         )
         return await _get_on(connection, vector_store_id, id)

@@ -12,8 +12,9 @@ from api.multipart import Part
 from api.resources import Resources
 from api.schemas import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
 from api.services import attachments, incoming, paging
-from api.tables import files, uploads
+from api.tables import files, scope, uploads
 from api.tables.database import Connection
+from api.tables.scope import Owner
 
 MAX_FILENAME_LENGTH = 255
 
@@ -52,11 +53,19 @@ async def create(resources: Resources, form: AsyncIterator[Part]) -> FileObject:
             purpose=request.purpose,
             size=received.size,
             expires_after_seconds=request.expires_after and request.expires_after.seconds,
+            owner=scope.owner(connection),
         )
 
 
 async def insert_on(
-    connection: Connection, id: str, *, filename: str, purpose: str, size: int, expires_after_seconds: int | None
+    connection: Connection,
+    id: str,
+    *,
+    filename: str,
+    purpose: str,
+    size: int,
+    expires_after_seconds: int | None,
+    owner: Owner,
 ) -> FileObject:
     """Insert the row of a file whose bytes are in the blob store."""
     if expires_after_seconds is None and purpose == "batch":
@@ -67,7 +76,8 @@ async def insert_on(
         "bytes": size,
         "expires_after_seconds": expires_after_seconds,
     }
-    return await files.insert(connection, id=id, created_at=ids.created_at(id) or datetime.now(UTC), values=values)
+    created_at = ids.created_at(id) or datetime.now(UTC)
+    return await files.insert(connection, id=id, created_at=created_at, values=values, owner=owner)
 
 
 async def list_page(resources: Resources, query: FileQuery) -> FilePage:

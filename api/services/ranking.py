@@ -9,12 +9,8 @@ from api import fusion, reranking
 from api.errors import InvalidRequest, ModelUnavailable
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import RANKERS, Filter, RankingOptions, SearchRequest
-from api.tables import chunks, keyword_search
-from api.tables.chunks import Match
-from api.tables.database import Connection
-from api.tables.keyword_search import Found
-from api.wire import Vector
+from api.schemas import RANKERS, RankingOptions, SearchRequest
+from api.tables.searches import Match
 
 DEFAULT_CANDIDATES = 50
 DEFAULT_ALPHA = 0.7  # of 0.5 to 0.8 the best on the sets of `make bench-quality`
@@ -40,13 +36,13 @@ class Legs:
     nearest: Mapping[str, float]  # of the leg of the vectors
     similarity: Mapping[str, float]  # of whatever either leg found
     shares: Mapping[str, float]  # of the leg of the words
-    matches: Mapping[str, Match | Found]
+    matches: Mapping[str, Match]
     is_indexed: bool
 
 
 @dataclass(frozen=True)
 class Ranked:
-    match: Match | Found
+    match: Match
     score: float  # 0 to 1
 
 
@@ -110,78 +106,16 @@ def _mode(options: RankingOptions) -> Literal["vector", "keyword", "hybrid", "au
     return "vector" if options.ranker == "none" else "auto"
 
 
-@dataclass(frozen=True)
-class _Where:
-    connection: Connection
-    table: ChunkTable
-    vector_store_id: str
-    filter: Filter | None
-    limit: int
-
-    async def nearest(self, query: Vector) -> Sequence[Match | Found]:
-        return await chunks.search(
-            self.connection,
-            self.table,
-            self.vector_store_id,
-            query=query,
-            filter=self.filter,
-            max_distance=2.0,
-            limit=self.limit,
-        )
-
-    async def worded(self, question: str) -> Sequence[Match | Found]:
-        return await keyword_search.search(
-            self.connection,
-            self.table,
-            self.vector_store_id,
-            question=question,
-            filter=self.filter,
-            limit=self.limit,
-        )
-
-    async def both(self, question: str, query: Vector) -> Sequence[Match | Found]:
-        return await keyword_search.search_both(
-            self.connection,
-            self.table,
-            self.vector_store_id,
-            question=question,
-            query=query,
-            filter=self.filter,
-            limit=self.limit,
-        )
-
-
-async def find(
-    connection: Connection,
-    table: ChunkTable,
-    vector_store_id: str,
-    plan: Plan,
-    *,
-    questions: Sequence[str],
-    queries: Sequence[Vector],
-    filter: Filter | None,
-) -> Legs:
-    """The candidates of each leg, for every question in one statement of its own."""
-    where = _Where(connection, table, vector_store_id, filter, plan.candidates)
-    match plan.mode:
-        case "vector":
-            return _legs([await where.nearest(query) for query in queries])
-        case "keyword":
-            return _legs([await where.worded(question) for question in questions])
-        case "hybrid" | "auto":
-            asked = zip(questions, queries, strict=True)
-            return _legs([await where.both(question, query) for question, query in asked])
-
-
-def _legs(found: Sequence[Sequence[Match | Found]]) -> Legs:
+def legs(found: Sequence[Sequence[Match]]) -> Legs:
+    """What was found, for each question."""
     nearest: list[dict[str, float]] = []
     similarity: list[dict[str, float]] = []
     shares: list[dict[str, float]] = []
     for matches in found:
-        by_words = {match["id"]: share for match in matches if (share := match.get("text_score")) is not None}
+        by_words = {match["id"]: share for match in matches if (share := match["text_score"]) is not None}
         distances = {match["id"]: match["distance"] for match in matches}
         near = {id: _similarity(distance) for id, distance in distances.items() if distance is not None}
-        of_vectors = {match["id"] for match in matches if match.get("text_score") is None}
+        of_vectors = {match["id"] for match in matches if match["text_score"] is None}
         nearest.append({id: score for id, score in near.items() if id in of_vectors})
         similarity.append(near)
         shares.append(by_words)
@@ -190,7 +124,7 @@ def _legs(found: Sequence[Sequence[Match | Found]]) -> Legs:
         similarity=fusion.best(similarity),
         shares=fusion.best(shares),
         matches={match["id"]: match for matches in found for match in matches},
-        is_indexed=all(match.get("is_indexed", False) for matches in found for match in matches),
+        is_indexed=all(match["is_indexed"] for matches in found for match in matches),
     )
 
 

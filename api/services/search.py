@@ -1,23 +1,28 @@
 """Search of one store: embed the question, find and rank the chunks, answer in OpenAI's shape."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
+
+import orjson
 
 from api import rewriting
 from api.errors import InvalidRequest
+from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import SearchRequest, SearchResult, SearchResultsPage, VectorStore
+from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
 from api.services import ranking, stores
-from api.services.ranking import Answer, Ranked
-from api.tables import vector_stores
+from api.services.ranking import Answer, Plan, Ranked
+from api.tables import searches, vector_stores
+from api.tables.database import Connection
+from api.tables.searches import Asked, Leg, Match, Store
 from api.wire import Vector, dump_json, read_vector
 
 DEFAULT_RESULTS = 10
 MAX_LIMIT = 100  # litellm-pgvector's, for its `limit`
-TOUCH_SECONDS = 60  # expiry counts days: a store that is searched all the time is written once a minute
 MAX_REWRITTEN = 4  # questions of one search; each is a call of a chat model
+
+_LEGS: Final[Mapping[str, Leg]] = {"vector": "vector", "keyword": "keyword", "hybrid": "both", "auto": "both"}
 
 
 @dataclass(frozen=True)
@@ -41,28 +46,104 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
     table = await resources.database.chunk_table()
     plan = ranking.plan(request, table, limit=limit)
     rewriter = _rewriter(resources, request)
-    async with resources.database.connection() as connection:
-        store = await stores.get_unexpired(connection, vector_store_id)
-        if time.time() - (store["last_active_at"] or 0) > TOUCH_SECONDS:
-            await vector_stores.touch(connection, vector_store_id)
     questions = _questions(request)
     if rewriter is not None:
+        await _store(resources, vector_store_id)
         questions = [
             await rewriting.rewrite(resources.proxy, resources.settings.rewrite, model=rewriter, question=question)
             for question in questions
         ]
-    dimension = store["embedding_dimension"]
-    if dimension is None:  # nothing was ever put in
-        return Found(_page(questions, []))
-    queries: Sequence[Vector] = []
-    if plan.mode != "keyword":
-        queries = await _queries(resources, store, dimension, questions, request)
-    async with resources.database.connection() as connection:
-        found = await ranking.find(
-            connection, table, vector_store_id, plan, questions=questions, queries=queries, filter=request.filters
-        )
-    answer = await ranking.rank(resources, plan, found, questions=questions)
+    if request.query_embedding is not None:
+        query = read_vector(request.query_embedding, param="query_embedding")
+        store, found = await _find(resources, table, vector_store_id, plan, [Asked(None, query)], request.filters)
+        if store.dimension not in (None, query.size):
+            raise _misfit(vector_store_id, query, store.dimension)
+    else:
+        found = await _find_texts(resources, table, vector_store_id, plan, questions, request.filters)
+    answer = await ranking.rank(resources, plan, ranking.legs(found), questions=questions)
     return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
+
+
+async def _find_texts(
+    resources: Resources,
+    table: ChunkTable,
+    vector_store_id: str,
+    plan: Plan,
+    questions: Sequence[str],
+    filter: Filter | None,
+) -> list[list[Match]]:
+    """What is found with the vectors of the model that the store was filled with.
+
+    The store is as it was at its last search, most of the time; if it has changed since, which takes another store of
+    its id, the questions are embedded anew.
+    """
+    store = resources.known_stores.find(vector_store_id) or await _store(resources, vector_store_id)
+    while True:
+        if store.dimension is None:
+            store = await _store(resources, vector_store_id)
+            if store.dimension is None:  # nothing was ever put in
+                return []
+        asked = await _ask(resources, plan, questions, model=store.model, dimension=store.dimension)
+        current, found = await _find(resources, table, vector_store_id, plan, asked, filter)
+        if (current.model, current.dimension) == (store.model, store.dimension):
+            return found
+        store = current
+
+
+async def _ask(
+    resources: Resources, plan: Plan, questions: Sequence[str], *, model: str | None, dimension: int
+) -> list[Asked]:
+    if plan.mode == "keyword":
+        return [Asked(question, None) for question in questions]
+    model = model or resources.embeddings.default_model
+    queries = await resources.query_vectors.embed(questions, model=model, dimension=dimension)
+    return [Asked(question, query) for question, query in zip(questions, queries, strict=True)]
+
+
+async def _find(
+    resources: Resources,
+    table: ChunkTable,
+    id: str,
+    plan: Plan,
+    asked: Sequence[Asked],
+    filter: Filter | None,
+) -> tuple[Store, list[list[Match]]]:
+    async with resources.database.connection() as connection:
+        store, found = await searches.search(
+            connection, table, id, _LEGS[plan.mode], asked, filter=filter, limit=plan.candidates
+        )
+        return await _searched(resources, connection, id, store), found
+
+
+async def _store(resources: Resources, id: str) -> Store:
+    async with resources.database.connection() as connection:
+        return await _searched(resources, connection, id, await searches.find_store(connection, id))
+
+
+async def _searched(resources: Resources, connection: Connection, id: str, store: Store | None) -> Store:
+    """The store, remembered, and marked as active if it was not lately.
+
+    Raises:
+        NotFound: there is none.
+        InvalidRequest: it has expired.
+    """
+    if store is None:
+        resources.known_stores.forget(id)
+        raise stores.no_such_store(id)
+    resources.known_stores.remember(id, store)
+    if store.is_expired:
+        raise stores.expired(id)
+    if store.is_idle:
+        await vector_stores.touch(connection, id)
+    return store
+
+
+def _misfit(id: str, query: Vector, dimension: int | None) -> InvalidRequest:
+    return InvalidRequest(
+        f"Vector store {id!r} has vectors of {dimension} dimensions, not {query.size}.",
+        param="query_embedding",
+        code="embedding_dimension_mismatch",
+    )
 
 
 def _found(questions: list[str], answer: Answer, threshold: float, limit: int, *, has_attributes: bool) -> Found:
@@ -111,33 +192,30 @@ def _questions(request: SearchRequest) -> list[str]:
             return questions
 
 
-async def _queries(
-    resources: Resources, store: VectorStore, dimension: int, questions: Sequence[str], request: SearchRequest
-) -> Sequence[Vector]:
-    if request.query_embedding is None:
-        model = store["embedding_model"] or resources.embeddings.default_model
-        return await resources.query_vectors.embed(questions, model=model, dimension=dimension)
-    query = read_vector(request.query_embedding, param="query_embedding")
-    if query.size != dimension:
-        raise InvalidRequest(
-            f"Vector store {store['id']!r} has vectors of {dimension} dimensions, not {query.size}.",
-            param="query_embedding",
-            code="embedding_dimension_mismatch",
-        )
-    return [query]
-
-
 def _result(ranked: Ranked, has_attributes: bool) -> SearchResult:
     match = ranked.match
+    text = match["attributes"]
+    is_plain = text is not None and _is_plain(text)
     # A table of somebody else's may have any JSON here.
-    metadata = cast("dict[str, Any]", match["attributes"]) if isinstance(match["attributes"], dict) else None
+    metadata = _map(None if text is None or (is_plain and '"filename"' not in text) else orjson.loads(text))
+    attributes = orjson.Fragment(text) if text is not None and is_plain else _attributes(metadata)
     return {
         "file_id": match["file_id"] or match["id"],
         "filename": match["filename"] or _filename(metadata) or match["id"],
         "score": ranked.score,
-        "attributes": _attributes(metadata) if has_attributes else None,
+        # A fragment is JSON already: the same map, without being read and written.
+        "attributes": cast("dict[str, Any] | None", attributes) if has_attributes else None,
         "content": [{"type": "text", "text": match["text"]}],
     }
+
+
+def _is_plain(text: str) -> bool:
+    """Whether JSON is a map of scalars and nothing else; a text with such characters in it may say no."""
+    return text.startswith("{") and text.find("{", 1) < 0 and "[" not in text and "null" not in text
+
+
+def _map(value: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _filename(metadata: dict[str, Any] | None) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from api import ids
-from api.errors import InvalidRequest, NotFound
+from api.errors import Forbidden, InvalidRequest, NotFound, QuotaExceeded
 from api.resources import Resources
 from api.schemas import (
     CreateVectorStoreRequest,
@@ -31,7 +31,11 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
     Raises:
         InvalidRequest: the dimension is not one, or the table of chunks cannot hold it or files.
         NotFound: a file is named that does not exist.
+        Forbidden: the caller's key is for some stores only.
+        QuotaExceeded: the tenant has as many as it may.
     """
+    if resources.database.scope.vector_store_ids is not None:
+        raise Forbidden("This key is for some vector stores only, and cannot create any.")
     table = await resources.database.chunk_table()
     model, dimension = _model_and_dimension(resources, request)
     if table.dimension is not None:
@@ -55,11 +59,15 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
         "embedding_dimension": dimension,
     }
     new = [attachments.new_file(file_id, None, request.chunking_strategy) for file_id in request.file_ids or ()]
+    limit = resources.settings.max_stores_per_tenant
     async with resources.database.transaction() as connection:
+        if limit is not None and await vector_stores.count_of_tenant(connection) >= limit:
+            raise QuotaExceeded(f"There are {limit} vector stores, which is the limit; delete one first.")
         store = await vector_stores.insert(connection, id=id, created_at=created_at, values=values)
         if not new:
             return store
-        await attachments.attach(connection, table, id, new, param="file_ids")
+        max_files = resources.settings.max_files_per_store
+        await attachments.attach(connection, table, id, new, param="file_ids", max_files=max_files)
         return await get_on(connection, id)
 
 
@@ -100,11 +108,7 @@ async def get_unexpired(connection: Connection, id: str) -> VectorStore:
     """
     store = await get_on(connection, id)
     if store["status"] == "expired":
-        raise InvalidRequest(
-            f"Vector store {id!r} has expired; its contents are gone.",
-            param="vector_store_id",
-            code="vector_store_expired",
-        )
+        raise expired(id)
     return store
 
 
@@ -131,6 +135,14 @@ async def delete(resources: Resources, id: str) -> VectorStoreDeleted:
 
 def no_such_store(id: str) -> NotFound:
     return NotFound(f"No vector store found with id {id!r}.", param="vector_store_id")
+
+
+def expired(id: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Vector store {id!r} has expired; its contents are gone.",
+        param="vector_store_id",
+        code="vector_store_expired",
+    )
 
 
 def _model_and_dimension(resources: Resources, request: CreateVectorStoreRequest) -> tuple[str, int | None]:

@@ -72,7 +72,7 @@ async def complete(resources: Resources, id: str, request: CompleteUploadRequest
     """
     async with resources.database.connection() as connection:
         upload = await _get(connection, id)
-        completed_file_id, expires_after_seconds = await uploads.get_of_file(connection, id)
+        completed_file_id, expires_after_seconds, owner = await uploads.get_of_file(connection, id)
         if completed_file_id is not None:
             return {**upload, "file": await file_table.find(connection, completed_file_id)}
         upload = await _get_pending(connection, id)
@@ -100,6 +100,7 @@ async def complete(resources: Resources, id: str, request: CompleteUploadRequest
             purpose=upload["purpose"],
             size=upload["bytes"],
             expires_after_seconds=expires_after_seconds,
+            owner=owner,
         )
         parts = await uploads.delete_parts(connection, id)
     await _delete_blobs(resources, parts)

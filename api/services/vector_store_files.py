@@ -28,7 +28,8 @@ async def create(resources: Resources, vector_store_id: str, request: CreateVect
     new = attachments.new_file(request.file_id, request.attributes, request.chunking_strategy)
     async with resources.database.transaction() as connection:
         await hold_unexpired(connection, vector_store_id)
-        await attachments.attach(connection, table, vector_store_id, [new], param="file_id")
+        max_files = resources.settings.max_files_per_store
+        await attachments.attach(connection, table, vector_store_id, [new], param="file_id", max_files=max_files)
         return await _get_on(connection, vector_store_id, request.file_id)
 
 

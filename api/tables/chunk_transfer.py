@@ -16,10 +16,14 @@ from psycopg import sql
 
 from api.errors import InvalidRequest
 from api.field_mapping import ChunkTable, Column
-from api.tables.chunks import COPIED, statement_names, typed_id
+from api.tables.chunks import scales, statement_names, typed_id
+from api.tables.columns import Embeddings
 from api.tables.database import Connection
-from api.tables.file_chunks import FILE_COLUMNS
 from api.wire import Vector, Vectors
+
+# The columns of a chunk, and those of one of a file, in the order in which they are packed.
+COPIED: Final = ("id", "vector_store_id", "content", "embedding", "metadata", "created_at")
+FILE_COLUMNS: Final = (Embeddings.FILE_ID, Embeddings.FILENAME, Embeddings.CHUNK_INDEX)
 
 # https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
 _HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
@@ -198,24 +202,18 @@ async def sample_ids(
 def storable(table: ChunkTable, vectors: Vectors) -> Vectors:
     """What the column keeps of vectors, as float32.
 
-    Half precision has few exponents and pgvector sums squares in single precision: there, and where the squares would
-    leave its range, a vector is kept at unit length, which no cosine notices. One that is of unit length and of half
-    precision already, as an export has them, stays as it is.
+    A vector of unit length and half precision, as an export has them, is kept bit for bit: to scale it once more would
+    round it once more.
     """
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    divisors = scales(table, vectors)
     if table.embedding.type != "halfvec":
-        kept = ((norms > 1e-6) & (norms < 1e6))[:, 0]
-        return vectors if kept.all() else np.where(kept[:, None], vectors, (wide / norms)).astype(np.float32)
-    wide /= norms
-    halves = wide.astype(np.float16)
-    near_unit = np.abs(norms[:, 0] - 1) < 0.01
+        return (vectors / divisors[:, np.newaxis]).astype(np.float32)
+    near_unit = np.abs(divisors - 1) < 0.01
     if near_unit.any():
         with np.errstate(over="ignore"):
-            as_they_are = vectors.astype(np.float16)
-        exact = near_unit & (as_they_are.astype(np.float32) == vectors).all(axis=1)
-        halves[exact] = as_they_are[exact]
-    return halves.astype(np.float32)
+            is_half = (vectors.astype(np.float16).astype(np.float32) == vectors).all(axis=1)
+        divisors = np.where(near_unit & is_half, 1.0, divisors)
+    return (vectors / divisors[:, np.newaxis]).astype(np.float16).astype(np.float32)
 
 
 async def _copy(connection: Connection, table: ChunkTable, into: sql.Identifier, packed: bytes) -> None:

@@ -1,29 +1,23 @@
 """The table of chunks, through the field mapping: Quiver's own `embeddings` or a table somebody else made."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any, Final, Literal, TypedDict, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 import pgvector
 from pgvector import HalfVector
-from psycopg import errors as pg
 from psycopg import sql
 
-from api import ids
-from api.errors import Conflict, InvalidRequest
+from api.errors import InvalidRequest
 from api.field_mapping import ChunkTable, Column
 from api.filters import FilterCompiler
 from api.schemas import Embedding, Filter
 from api.tables.database import Connection
-from api.wire import Vector
+from api.wire import Vector, Vectors
 
 _INTEGER_LIMITS: Final = {"int4": 2**31, "int8": 2**63}
-
-# The columns that an insert fills, in the order of COPY.
-COPIED: Final = ("id", "vector_store_id", "content", "embedding", "metadata", "created_at")
 
 EMBEDDING = """
     {id}::text AS id,
@@ -49,18 +43,12 @@ SELECT {EMBEDDING}, {{embedding}} AS embedding FROM {{table}}
 WHERE {{vector_store_id}} = {{store}} AND {{id}} = ANY(%(ids)s)
 """  # noqa: S608
 
-COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
-
 DELETE = """
 DELETE FROM {table} WHERE {vector_store_id} = {store} AND {id} = %(id)s
 RETURNING coalesce(octet_length({content}), 0) AS usage_bytes, {file_id} AS file_id
 """
 
 DELETE_OF_STORE = "DELETE FROM {table} WHERE {vector_store_id} = {store}"
-
-NEXT_SERIAL_IDS = """
-SELECT nextval(pg_get_serial_sequence(%(table)s, %(column)s)) AS id FROM generate_series(1, %(count)s)
-"""
 
 # Adding 0 keeps an index on the vectors out of it: such an index covers all stores and would find the neighbours of
 # the whole table, of which few may be this store's. The store's rows are scanned instead, which is exact.
@@ -76,7 +64,6 @@ FROM (
     LIMIT %(limit)s
 ) AS nearest
 JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
-WHERE nearest.distance <= %(max_distance)s
 ORDER BY nearest.distance, id
 """
 
@@ -105,30 +92,9 @@ RETURNING id, file_counts ->> 'completed' AS chunks, embedding_dimension AS dime
 """
 
 
-@dataclass(frozen=True)
-class NewChunk:
-    """A chunk to insert; the vector is float32, finite and not zero."""
-
-    id: str | None
-    content: str
-    vector: Vector
-    metadata: Mapping[str, Any] | None
-
-
 class Deleted(TypedDict):
     usage_bytes: int
     file_id: str | None
-
-
-class Match(TypedDict):
-    """A chunk that a search found, with its cosine distance, 0 to 2."""
-
-    id: str
-    file_id: str | None
-    filename: str | None
-    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
-    text: str
-    distance: float
 
 
 async def find(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Embedding | None:
@@ -161,7 +127,7 @@ async def list_between(
         if bound is not None:
             column = sql.SQL("{}.{}").format(names["table"], names["id"])
             conditions.append(sql.SQL("{} {} {}").format(column, operator, sql.Placeholder(name)))
-            params[name] = _require_typed_id(table.id, bound, param="after or before")
+            params[name] = require_typed_id(table.id, bound, param="after or before")
     statement = sql.SQL(LIST).format(
         **names,
         condition=sql.SQL(" AND ").join(conditions),
@@ -179,55 +145,9 @@ async def find_same_ids(
         InvalidRequest: an id is not of the type of the table's ids.
     """
     statement = sql.SQL(FIND_SAME_IDS).format(**statement_names(table, vector_store_id))
-    typed_ids = [_require_typed_id(table.id, id, param="id") for id in new]
+    typed_ids = [require_typed_id(table.id, id, param="id") for id in new]
     rows = await (await connection.execute(statement, {"ids": typed_ids})).fetchall()
     return {row["id"]: (cast("Embedding", row), _as_vector(row.pop("embedding"))) for row in rows}
-
-
-async def insert(
-    connection: Connection, table: ChunkTable, vector_store_id: str, new: Sequence[NewChunk]
-) -> list[Embedding]:
-    """Copy chunks in and answer with them, in their order. Those without an id get one.
-
-    Raises:
-        Conflict: the table has one of the ids already.
-        InvalidRequest: the table refuses a row for a rule of its own.
-    """
-    chunk_ids = await _ids_for(connection, table, new)
-    now = datetime.now(UTC)
-    store_id = typed_id(table.vector_store_id, vector_store_id)
-    created_at = now if table.created_at.type == "timestamptz" else now.replace(tzinfo=None)
-    # A COPY takes no parameters, so that its names are written as they are.
-    statement = sql.SQL(COPY).format(
-        table=sql.Identifier(table.schema, table.name),
-        columns=sql.SQL(", ").join(sql.Identifier(getattr(table, role).name) for role in COPIED),
-    )
-    try:
-        async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.set_types([getattr(table, role).type for role in COPIED])
-            for id, chunk in zip(chunk_ids, new, strict=True):
-                vector = storable(table, chunk.vector)
-                await copy.write_row((id, store_id, chunk.content, vector, chunk.metadata, created_at))
-    except pg.UniqueViolation as error:
-        if any(chunk.id is not None for chunk in new):
-            raise Conflict("One of these ids is taken by a chunk of another vector store.", param="id") from error
-        raise Conflict(
-            f"The sequence of table {table.name!r} gives ids that are taken; set it behind the highest of them."
-        ) from error
-    except (pg.IntegrityError, pg.RaiseException) as error:
-        rule = error.diag.column_name or error.diag.constraint_name or "a trigger"
-        raise InvalidRequest(f"Table {table.name!r} refuses the row: {rule!r} is violated.") from error
-    return [
-        {
-            "id": str(id),
-            "object": "embedding",
-            "vector_store_id": vector_store_id,
-            "content": chunk.content,
-            "metadata": cast("dict[str, Any] | None", chunk.metadata),
-            "created_at": int(now.timestamp()),
-        }
-        for id, chunk in zip(chunk_ids, new, strict=True)
-    ]
 
 
 async def delete(connection: Connection, table: ChunkTable, vector_store_id: str, id: str) -> Deleted | None:
@@ -249,23 +169,6 @@ async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[s
     in_utc = sql.SQL(" AT TIME ZONE 'UTC'" if table.created_at.type == "timestamp" else "")
     statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier, in_utc=in_utc)
     return await (await connection.execute(statement, {})).fetchall()
-
-
-async def search(
-    connection: Connection,
-    table: ChunkTable,
-    vector_store_id: str,
-    *,
-    query: Vector,
-    filter: Filter | None,
-    max_distance: float,
-    limit: int,
-) -> list[Match]:
-    """The nearest chunks of a store by cosine distance, nearest first, exactly."""
-    condition, params = compile_condition(table, filter)
-    statement = sql.SQL(SEARCH).format(**statement_names(table, vector_store_id), condition=condition)
-    params |= {"query": storable(table, query), "max_distance": max_distance, "limit": limit}
-    return cast("list[Match]", await (await connection.execute(statement, params)).fetchall())
 
 
 def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
@@ -296,45 +199,26 @@ def statement_names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Co
     }
 
 
-def storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
-    """The vector in the column's type.
+def scales(table: ChunkTable, vectors: Vectors) -> npt.NDArray[np.float64]:
+    """What each vector is divided by before it is stored or compared.
 
     Half precision has few exponents, and pgvector sums squares in single precision: there, and where the squares
     would leave its range, a vector is stored at unit length, which no cosine notices.
     """
-    wide = vector.astype(np.float64)
-    norm = float(np.linalg.norm(wide))
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    return norms if table.embedding.type == "halfvec" else np.where((norms > 1e-6) & (norms < 1e6), 1.0, norms)
+
+
+def storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
+    """The vector in the column's type."""
+    scaled = vector / scales(table, vector[np.newaxis])[0]
     if table.embedding.type == "halfvec":
-        return HalfVector((wide / norm).astype(np.float16))
-    return pgvector.Vector(vector if 1e-6 < norm < 1e6 else (wide / norm).astype(np.float32))
+        return HalfVector(scaled.astype(np.float16))
+    return pgvector.Vector(scaled.astype(np.float32))
 
 
 def _as_vector(stored: HalfVector | pgvector.Vector | None) -> Vector | None:
     return None if stored is None else stored.to_numpy().astype(np.float32)
-
-
-async def _ids_for(connection: Connection, table: ChunkTable, new: Sequence[NewChunk]) -> list[str | int | UUID]:
-    generated = iter(await new_ids(connection, table, sum(chunk.id is None for chunk in new)))
-    return [next(generated) if chunk.id is None else _require_typed_id(table.id, chunk.id, param="id") for chunk in new]
-
-
-async def new_ids(connection: Connection, table: ChunkTable, count: int) -> Sequence[str | int | UUID]:
-    if table.id.type == "uuid":
-        return [uuid4() for _ in range(count)]
-    if table.id.type not in ("int4", "int8"):
-        return ids.new_ids("emb", count)
-    params = {
-        "table": sql.Identifier(table.schema, table.name).as_string(connection),
-        "column": table.id.name,
-        "count": count,
-    }
-    rows = await (await connection.execute(NEXT_SERIAL_IDS, params)).fetchall()
-    if any(row["id"] is None for row in rows):
-        raise InvalidRequest(
-            f"Column {table.id.name!r} of table {table.name!r} has no sequence; send an id of your own.",
-            param="id",
-        )
-    return [row["id"] for row in rows]
 
 
 def typed_id(column: Column, id: str) -> str | int | UUID | None:
@@ -358,10 +242,10 @@ def canonical_id(table: ChunkTable, id: str, *, param: str) -> str:
     Raises:
         InvalidRequest: the table's ids are of another type.
     """
-    return str(_require_typed_id(table.id, id, param=param))
+    return str(require_typed_id(table.id, id, param=param))
 
 
-def _require_typed_id(column: Column, id: str, *, param: str) -> str | int | UUID:
+def require_typed_id(column: Column, id: str, *, param: str) -> str | int | UUID:
     key = typed_id(column, id)
     if key is None:
         raise InvalidRequest(f"{id!r} is not an id of this table, whose ids are {column.type}.", param=param)

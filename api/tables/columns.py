@@ -19,6 +19,7 @@ class VectorStores:
     CREATED_AT: Final = "created_at"
     EMBEDDING_MODEL: Final = "embedding_model"
     EMBEDDING_DIMENSION: Final = "embedding_dimension"
+    TENANT: Final = "tenant"
 
 
 @final
@@ -79,6 +80,8 @@ class Files:
     BYTES: Final = "bytes"
     CREATED_AT: Final = "created_at"
     EXPIRES_AT: Final = "expires_at"
+    TENANT: Final = "tenant"
+    API_KEY_ID: Final = "api_key_id"
 
 
 @final
@@ -93,6 +96,8 @@ class Uploads:
     EXPIRES_AT: Final = "expires_at"
     EXPIRES_AFTER_SECONDS: Final = "expires_after_seconds"
     FILE_ID: Final = "file_id"
+    TENANT: Final = "tenant"
+    API_KEY_ID: Final = "api_key_id"
 
 
 @final
@@ -117,6 +122,22 @@ class IdempotencyKeys:
     STATUS: Final = "status"
     HEADERS: Final = "headers"
     BODY: Final = "body"
+
+
+@final
+class ApiKeys:
+    TABLE: Final = "api_keys"
+    ID: Final = "id"
+    HASH: Final = "hash"
+    ENDING: Final = "ending"
+    NAME: Final = "name"
+    ROLE: Final = "role"
+    TENANT: Final = "tenant"
+    VECTOR_STORE_IDS: Final = "vector_store_ids"
+    REQUESTS_PER_MINUTE: Final = "requests_per_minute"
+    CREATED_AT: Final = "created_at"
+    EXPIRES_AT: Final = "expires_at"
+    LAST_USED_AT: Final = "last_used_at"
 
 
 @final

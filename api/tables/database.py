@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import copy
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -11,7 +13,7 @@ import psycopg
 from pgvector.psycopg.halfvec import register_halfvec_info
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import errors as pg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -19,10 +21,11 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
 from api.settings import Settings
-from api.tables import chunk_table
+from api.tables import chunk_table, scope
 from api.tables.database_url import parse_url, uses_transaction_pooler
+from api.tables.scope import EVERYTHING, NOTHING, Scope
 
-Connection = psycopg.AsyncConnection[DictRow]
+Connection = scope.Connection
 
 # A pool that cannot connect stops trying after this long and tries anew for the next request, so that a database that
 # was away for an hour is found again within seconds and not after the hour-long pause a growing back-off reaches.
@@ -41,8 +44,22 @@ LEFT JOIN pg_namespace AS n ON n.oid = e.extnamespace
 """
 
 
+@dataclass
+class _Catalogue:
+    """What was found out about the database, once."""
+
+    chunk_table: ChunkTable | None = None
+    vector_types: dict[str, TypeInfo] = field(default_factory=dict[str, TypeInfo])
+    lacks_vector_types: bool = False
+
+
 class Database:
-    """PostgreSQL as the services see it. Connections are in autocommit; `transaction` opens one."""
+    """PostgreSQL as the services see it: everything in it, or what is `within` a scope.
+
+    Connections are in autocommit; `transaction` opens one.
+    """
+
+    scope: Scope = EVERYTHING
 
     def __init__(self, settings: Settings) -> None:
         assert settings.database_url is not None  # whoever starts a part has checked
@@ -50,12 +67,10 @@ class Database:
         conninfo, self._schema = parse_url(url)
         self._fields = settings.db_fields
         self._answer_seconds = settings.database_answer_seconds
-        self._chunk_table: ChunkTable | None = None
-        self._vector_types: dict[str, TypeInfo] = {}
-        self._lacks_vector_types = False
+        self._catalogue = _Catalogue()
         self._pool = AsyncConnectionPool[Connection](
             conninfo,
-            connection_class=psycopg.AsyncConnection[DictRow],
+            connection_class=Connection,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
@@ -77,6 +92,12 @@ class Database:
     async def close(self) -> None:
         await self._pool.close()
 
+    def within(self, scope: Scope) -> "Database":
+        """The same database, with the same connections, of which only what the scope allows can be seen."""
+        database = copy.copy(self)
+        database.scope = scope
+        return database
+
     @contextlib.asynccontextmanager
     async def connection(self, *, is_long: bool = False) -> AsyncGenerator[Connection]:
         """A connection from the pool, for as long as a request may take; a long one takes the time it needs.
@@ -92,7 +113,8 @@ class Database:
                 self._pool.connection() as connection,
             ):
                 try:
-                    yield connection
+                    async with self._scoped(connection):
+                        yield connection
                 finally:
                     is_broken = connection.broken
         except (PoolTimeout, PoolClosed) as error:
@@ -118,14 +140,28 @@ class Database:
             ConfigurationError: the mapping does not fit the table.
             DatabaseUnavailable: the table cannot be looked up.
         """
-        if self._chunk_table is None:
+        catalogue = self._catalogue
+        if catalogue.chunk_table is None:
             async with self.connection() as connection:
                 found = await chunk_table.get(connection, self._fields)
-            if self._lacks_vector_types:  # these connections are older than the first migration
-                self._lacks_vector_types = False
+            if catalogue.lacks_vector_types:  # these connections are older than the first migration
+                catalogue.lacks_vector_types = False
                 await self._pool.drain()
-            self._chunk_table = found
-        return self._chunk_table
+            catalogue.chunk_table = found
+        return catalogue.chunk_table
+
+    @contextlib.asynccontextmanager
+    async def _scoped(self, connection: Connection) -> AsyncGenerator[None]:
+        connection.scope = self.scope
+        try:
+            if self.scope.tenant is None or not await scope.is_policed(connection):
+                yield
+                return
+            async with connection.transaction():
+                await scope.set_policy(connection)
+                yield
+        finally:
+            connection.scope = NOTHING
 
     async def _configure(self, connection: Connection) -> None:
         set_json_loads(_load_json, connection)
@@ -133,11 +169,11 @@ class Database:
         if self._schema is not None or await TypeInfo.fetch(connection, "halfvec") is None:
             await connection.execute(SET_SEARCH_PATH, {"schema": self._schema})
         for name, register in (("vector", register_vector_info), ("halfvec", register_halfvec_info)):
-            info = self._vector_types.get(name) or await TypeInfo.fetch(connection, name)
+            info = self._catalogue.vector_types.get(name) or await TypeInfo.fetch(connection, name)
             if info is None:
-                self._lacks_vector_types = True
+                self._catalogue.lacks_vector_types = True
                 continue
-            self._vector_types[name] = info
+            self._catalogue.vector_types[name] = info
             register(connection, info)
 
 

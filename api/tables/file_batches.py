@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import cast
 
 from api.schemas import FileBatch
+from api.tables import scope
+from api.tables.columns import VectorStores
 from api.tables.database import Connection
 
 INSERT = """
@@ -31,6 +33,7 @@ CROSS JOIN LATERAL (
     FROM vector_store_files WHERE batch_id = batch.id
 ) AS files
 WHERE batch.id = %(id)s AND batch.vector_store_id = %(vector_store_id)s
+  AND EXISTS (SELECT FROM vector_stores WHERE vector_stores.id = %(vector_store_id)s AND {visible})
 """
 
 SET_CANCELLED = "UPDATE file_batches SET is_cancelled = true WHERE id = %(id)s"
@@ -43,7 +46,8 @@ async def insert(connection: Connection, *, id: str, vector_store_id: str, creat
 
 async def find(connection: Connection, vector_store_id: str, id: str) -> FileBatch | None:
     params = {"id": id, "vector_store_id": vector_store_id}
-    return cast("FileBatch | None", await (await connection.execute(GET, params)).fetchone())
+    row = await (await scope.execute(connection, VectorStores.TABLE, GET, params)).fetchone()
+    return cast("FileBatch | None", row)
 
 
 async def set_cancelled(connection: Connection, id: str) -> None:

@@ -10,14 +10,16 @@ from psycopg import sql
 from psycopg.types.json import Json, Jsonb
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import COPIED, new_ids, statement_names, storable, typed_id
+from api.tables import chunk_copy
+from api.tables.chunk_copy import Place, Rows
+from api.tables.chunks import statement_names
 from api.tables.columns import Embeddings
 from api.tables.database import Connection
 from api.wire import Vectors
 
-FILE_COLUMNS: Final = {Embeddings.FILE_ID: "text", Embeddings.FILENAME: "text", Embeddings.CHUNK_INDEX: "int4"}
-
-COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
+FILE_ID: Final = Place(Embeddings.FILE_ID, "text")
+FILENAME: Final = Place(Embeddings.FILENAME, "text")
+CHUNK_INDEX: Final = Place(Embeddings.CHUNK_INDEX, "int4")
 
 DELETE = "DELETE FROM {table} WHERE {vector_store_id} = {store} AND file_id = ANY(%(file_ids)s)"
 
@@ -53,20 +55,11 @@ async def copy(
     vectors: Vectors,
 ) -> None:
     """Copy chunks of a file in, the first of them the `start`-th of the file; shape of vectors (texts, dimension)."""
-    chunk_ids = await _ids(connection, table, file.file_id, range(start, start + len(texts)))
-    store_id = typed_id(table.vector_store_id, vector_store_id)
-    now = datetime.now(UTC)
-    created_at = now if table.created_at.type == "timestamptz" else now.replace(tzinfo=None)
-    mapped = [getattr(table, role) for role in COPIED]
-    statement = sql.SQL(COPY).format(
-        table=sql.Identifier(table.schema, table.name),
-        columns=sql.SQL(", ").join(map(sql.Identifier, [*(column.name for column in mapped), *FILE_COLUMNS])),
-    )
-    async with connection.cursor() as cursor, cursor.copy(statement) as rows:
-        rows.set_types([*(column.type for column in mapped), *FILE_COLUMNS.values()])
-        for index, (id, text, vector) in enumerate(zip(chunk_ids, texts, vectors, strict=True), start):
-            chunk = (id, store_id, text, storable(table, vector), file.attributes, created_at)
-            await rows.write_row((*chunk, file.file_id, file.filename, index))
+    indexes = range(start, start + len(texts))
+    chunk_ids = await _ids(connection, table, file.file_id, indexes)
+    rows = Rows(chunk_ids, texts, [file.attributes] * len(texts), vectors, created_at=datetime.now(UTC))
+    of_file = {FILE_ID: file.file_id, FILENAME: file.filename}
+    await chunk_copy.copy(connection, table, vector_store_id, rows, same=of_file, each={CHUNK_INDEX: indexes})
 
 
 async def delete(connection: Connection, table: ChunkTable, vector_store_id: str, file_ids: Sequence[str]) -> None:
@@ -96,5 +89,5 @@ async def list_texts(
 async def _ids(connection: Connection, table: ChunkTable, file_id: str, indexes: range) -> Sequence[str | int | UUID]:
     """Ids that tell the file and the place in it, where ids are texts."""
     if table.id.type in ("uuid", "int4", "int8"):
-        return await new_ids(connection, table, len(indexes))
+        return await chunk_copy.new_ids(connection, table, len(indexes))
     return [f"{file_id}_{index:06}" for index in indexes]

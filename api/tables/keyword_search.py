@@ -4,16 +4,14 @@ BM25 as Robertson and Zaragoza give it, with a weight per word that is never neg
 are read first, up to a number of postings: a word that is in most chunks of a large store says little and costs most.
 """
 
-from typing import Any, Final, TypedDict, cast
+from collections.abc import Mapping
+from typing import Final
 
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.schemas import Filter
-from api.tables.chunks import SEARCH, compile_condition, statement_names, storable
-from api.tables.database import Connection
+from api.tables.chunks import SEARCH
 from api.tables.keyword_index import id_type
-from api.wire import Vector
 
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most
@@ -81,6 +79,9 @@ ORDER BY scored.score DESC, scored.number
 LIMIT %(limit)s
 """
 
+DISTANCE = "{embedding} <=> %(query)b::{vector_type}"
+NO_DISTANCE: Final = sql.SQL("NULL::float8")
+
 # Both legs in one round trip, and whether the index has all chunks.
 HYBRID = """
 SELECT leg.*, coalesce(
@@ -95,79 +96,26 @@ FROM (
 """
 
 
-class Found(TypedDict):
-    """A chunk that one of the legs found.
-
-    `distance` is None for want of a query's vector, `text_score`, the share of what BM25 could give at most, in the
-    leg of the vectors.
-    """
-
-    id: str
-    file_id: str | None
-    filename: str | None
-    attributes: Any  # JSON: a map, or whatever else a table of somebody else's has there
-    text: str
-    distance: float | None
-    text_score: float | None
+# What the statements are given besides a question, its vector and a limit.
+BOUNDS: Final = {"characters": MAX_QUESTION_CHARACTERS, "max_terms": MAX_TERMS, "max_postings": MAX_POSTINGS}
 
 
-class FoundByEither(Found):
-    is_indexed: bool
-
-
-async def search(
-    connection: Connection,
+def worded(
     table: ChunkTable,
-    vector_store_id: str,
+    names: Mapping[str, sql.Composable],
+    condition: sql.Composable,
     *,
-    question: str,
-    filter: Filter | None,
-    limit: int,
-) -> list[Found]:
+    distance: sql.Composable = NO_DISTANCE,
+) -> sql.Composed:
     """The chunks of a store that have most of a question's words, the best first."""
-    statement, params = _worded(table, vector_store_id, question, filter, limit, distance=sql.SQL("NULL::float8"))
-    return cast("list[Found]", await (await connection.execute(statement, params)).fetchall())
+    return sql.SQL(WORDED).format(**names, condition=condition, distance=distance, id_type=id_type(table))
 
 
-async def search_both(
-    connection: Connection,
-    table: ChunkTable,
-    vector_store_id: str,
-    *,
-    question: str,
-    query: Vector,
-    filter: Filter | None,
-    limit: int,
-) -> list[FoundByEither]:
-    """What is nearest, nearest first, and what has most of the words, the best first: up to `limit` of each."""
-    names = statement_names(table, vector_store_id)
-    distance = sql.SQL("{embedding} <=> %(query)b::{vector_type}").format(**names)
-    worded, params = _worded(table, vector_store_id, question, filter, limit, distance=distance)
-    condition, _ = compile_condition(table, filter)  # the same parameters by the same names
-    nearest = sql.SQL(SEARCH).format(**names, condition=condition)
-    statement = sql.SQL(HYBRID).format(**names, nearest=nearest, worded=worded)
-    params |= {"query": storable(table, query), "max_distance": 2.0}
-    return cast("list[FoundByEither]", await (await connection.execute(statement, params)).fetchall())
-
-
-def _worded(
-    table: ChunkTable,
-    vector_store_id: str,
-    question: str,
-    filter: Filter | None,
-    limit: int,
-    *,
-    distance: sql.Composable,
-) -> tuple[sql.Composed, dict[str, object]]:
-    condition, params = compile_condition(table, filter)
-    statement = sql.SQL(WORDED).format(
-        **statement_names(table, vector_store_id), condition=condition, distance=distance, id_type=id_type(table)
+def both(table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable) -> sql.Composed:
+    """What is nearest, nearest first, and what has most of the words, the best first: up to a limit of each."""
+    distance = sql.SQL(DISTANCE).format(**names)
+    return sql.SQL(HYBRID).format(
+        **names,
+        nearest=sql.SQL(SEARCH).format(**names, condition=condition),
+        worded=worded(table, names, condition, distance=distance),
     )
-    params |= {
-        "question": question,
-        "characters": MAX_QUESTION_CHARACTERS,
-        "max_terms": MAX_TERMS,
-        "max_postings": MAX_POSTINGS,
-        "limit": limit,
-    }
-    return statement, params

@@ -4,11 +4,13 @@ Each migration runs in one transaction together with its row in `_prisma_migrati
 advisory lock, so that this and `prisma migrate deploy` can take turns on one database.
 """
 
+import asyncio
 import hashlib
+import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ from api.tables.database_url import parse_url
 
 PRISMA_LOCK = 72707369  # Prisma Migrate's own; whoever migrates a database holds it
 LOCK_TIMEOUT_SECONDS = 60  # the longest wait for another migration, or for a table in use
+
+# Every statement on a table queues behind an ALTER TABLE that waits for it. So a migration waits but shortly, lets the
+# others pass, and tries again: a server that goes on serving meanwhile is held up by no more than this.
+QUEUE_SECONDS = 2
+PAUSE_SECONDS = 1
 CONNECT_TIMEOUT_SECONDS = 10  # unless DATABASE_URL has a `connect_timeout` of its own
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -60,8 +67,7 @@ RECORD = """
          VALUES (%(id)s, %(checksum)s, %(name)s, now(), clock_timestamp(), 1)
 """
 
-# A role's statement_timeout is meant for its queries; building an index may take longer. The lock_timeout
-# is for the migration's own locks, too: everybody else queues behind an ALTER TABLE that waits.
+# A role's statement_timeout is meant for its queries; building an index may take longer.
 PREPARE_TRANSACTION = """
     SELECT set_config('statement_timeout', '0', true),
            set_config('lock_timeout', %(lock_timeout)s, true)
@@ -69,6 +75,10 @@ PREPARE_TRANSACTION = """
 
 TAKE_LOCK = """
     SELECT pg_advisory_xact_lock(%(lock)s)
+"""
+
+WAIT_SHORTLY = """
+    SELECT set_config('lock_timeout', %(lock_timeout)s, true)
 """
 
 # CREATE SCHEMA IF NOT EXISTS wants the right to create schemas even when there is nothing to create.
@@ -100,10 +110,18 @@ class Migration:
 
 @dataclass(frozen=True)
 class Status:
-    """The names of the migrations a database has and of those it lacks, each in the order of the history."""
+    """The names of the migrations a database has and of those it lacks, each in the order of the history.
+
+    `newer` are those of a later Quiver, on top of all of ours: they only add, so that this one goes on working.
+    """
 
     applied: list[str]
     pending: list[str]
+    newer: list[str] = field(default_factory=list[str])
+
+
+class _TableInUse(Exception):
+    """A table that the migration changes was in use; it is rolled back and may be tried again."""
 
 
 async def apply(
@@ -120,9 +138,19 @@ async def apply(
     history = read_history(directory)
     applied: list[str] = []
     async with _connect(database_url) as (connection, schema):
-        while name := await _apply_next(connection, history, schema=schema, lock_timeout_seconds=lock_timeout_seconds):
+        deadline = time.monotonic() + lock_timeout_seconds
+        while True:
+            try:
+                name = await _apply_next(connection, history, schema=schema, lock_timeout_seconds=lock_timeout_seconds)
+            except _TableInUse as error:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(str(error)) from error
+                await asyncio.sleep(min(PAUSE_SECONDS, lock_timeout_seconds))
+                continue
+            if name is None:
+                return applied
             applied.append(name)
-    return applied
+            deadline = time.monotonic() + lock_timeout_seconds
 
 
 async def status(database_url: str, *, directory: Path = MIGRATIONS) -> Status:
@@ -183,6 +211,8 @@ async def _apply_next(
         if not behind:
             return None
         migration = next(migration for migration in history if migration.name == behind[0])
+        shortly = f"{min(QUEUE_SECONDS, lock_timeout_seconds) * 1000:.0f}ms"
+        await connection.execute(WAIT_SHORTLY, {"lock_timeout": shortly})
         await _run(connection, migration)
         await connection.execute(
             RECORD, {"id": str(uuid.uuid4()), "checksum": migration.checksum, "name": migration.name}
@@ -196,9 +226,10 @@ async def _run(connection: AsyncConnection[Any], migration: Migration) -> None:
     except psycopg.Error as error:
         if connection.broken:
             raise
-        raise ConfigurationError(
-            f"Migration {migration.name!r} failed and was rolled back: {_explain(error)}"
-        ) from error
+        message = f"Migration {migration.name!r} failed and was rolled back: {_explain(error)}"
+        if isinstance(error, errors.LockNotAvailable):
+            raise _TableInUse(message) from error
+        raise ConfigurationError(message) from error
 
 
 def _explain(error: psycopg.Error) -> str:
@@ -220,6 +251,7 @@ async def _compare(connection: AsyncConnection[Any], history: Sequence[Migration
     """Hold the database's books against the history; refuses what neither tool could continue from."""
     checksums = {migration.name: migration.checksum for migration in history}
     applied: set[str] = set()
+    unknown: list[str] = []
     for name, checksum, is_finished in await _read_books(connection):
         if not is_finished:
             raise ConfigurationError(
@@ -227,21 +259,23 @@ async def _compare(connection: AsyncConnection[Any], history: Sequence[Migration
                 f"`prisma migrate resolve --rolled-back {name}` (to run it again) or `--applied {name}`."
             )
         if name not in checksums:
-            raise ConfigurationError(
-                f"The database has a migration this Quiver does not know, {name!r}: update Quiver, or, if "
-                "another application keeps its tables here, give Quiver a schema of its own with "
-                "`?schema=quiver` in DATABASE_URL."
-            )
+            unknown.append(name)
+            continue
         if checksum != checksums[name]:
             raise ConfigurationError(
                 f"Migration {name!r} was edited after it was applied; restore its migration.sql and put the "
                 "change into a new migration."
             )
         applied.add(name)
-    return Status(
-        applied=[name for name in checksums if name in applied],
-        pending=[name for name in checksums if name not in applied],
-    )
+    pending = [name for name in checksums if name not in applied]
+    newest = max(checksums, default="")
+    if strange := unknown if pending else [name for name in unknown if name < newest]:
+        raise ConfigurationError(
+            f"The database has a migration this Quiver does not know, {strange[0]!r}: update Quiver, or, if "
+            "another application keeps its tables here, give Quiver a schema of its own with "
+            "`?schema=quiver` in DATABASE_URL."
+        )
+    return Status(applied=[name for name in checksums if name in applied], pending=pending, newer=unknown)
 
 
 async def _read_books(connection: AsyncConnection[Any]) -> list[tuple[str, str, bool]]:

@@ -4,7 +4,10 @@ from datetime import datetime
 from typing import Any, cast
 
 from api.schemas import Upload, UploadPart
+from api.tables import scope
+from api.tables.columns import Uploads
 from api.tables.database import Connection
+from api.tables.scope import Owner
 
 PENDING = "(status = 'pending' AND expires_at > now())"
 
@@ -22,27 +25,32 @@ UPLOAD = """
 """
 
 INSERT = f"""
-INSERT INTO uploads (id, filename, purpose, bytes, created_at, expires_at, expires_after_seconds)
+INSERT INTO uploads (id, filename, purpose, bytes, created_at, expires_at, expires_after_seconds, tenant, api_key_id)
 VALUES (%(id)s, %(filename)s, %(purpose)s, %(bytes)s, %(created_at)s,
-        %(created_at)s::timestamptz + make_interval(secs => %(lifetime_seconds)s), %(expires_after_seconds)s)
+        %(created_at)s::timestamptz + make_interval(secs => %(lifetime_seconds)s), %(expires_after_seconds)s,
+        %(tenant)s, %(api_key_id)s)
 RETURNING {UPLOAD}
 """  # noqa: S608  # only constants of this file are put together
 
-GET = f"SELECT {UPLOAD} FROM uploads WHERE id = %(id)s"  # noqa: S608
+GET = f"SELECT {UPLOAD} FROM uploads WHERE id = %(id)s AND {{visible}}"  # noqa: S608
 
-GET_OF_FILE = "SELECT file_id, expires_after_seconds FROM uploads WHERE id = %(id)s"
+GET_OF_FILE = """
+SELECT file_id, expires_after_seconds, tenant, api_key_id FROM uploads WHERE id = %(id)s AND {visible}
+"""
 
 COMPLETE = f"""
 UPDATE uploads SET status = 'completed', file_id = %(file_id)s
-WHERE id = %(id)s AND {PENDING}
+WHERE id = %(id)s AND {{visible}} AND {PENDING}
 RETURNING {UPLOAD}
 """  # noqa: S608
 
-CANCEL = f"UPDATE uploads SET status = 'cancelled' WHERE id = %(id)s AND {PENDING} RETURNING {UPLOAD}"  # noqa: S608
+CANCEL = f"""
+UPDATE uploads SET status = 'cancelled' WHERE id = %(id)s AND {{visible}} AND {PENDING} RETURNING {UPLOAD}
+"""  # noqa: S608
 
 # Holds the upload's row, so that it does not end between the look at its status and the part's row.
 INSERT_PART = f"""
-WITH upload AS (SELECT id FROM uploads WHERE id = %(upload_id)s AND {PENDING} FOR SHARE)
+WITH upload AS (SELECT id FROM uploads WHERE id = %(upload_id)s AND {{visible}} AND {PENDING} FOR SHARE)
 INSERT INTO upload_parts (id, upload_id, bytes, created_at)
 SELECT %(id)s, upload.id, %(bytes)s, %(created_at)s FROM upload
 RETURNING id, 'upload.part' AS object, floor(extract(epoch FROM created_at))::bigint AS created_at, upload_id
@@ -69,31 +77,33 @@ async def insert(connection: Connection, *, id: str, created_at: datetime, value
 
     `values` are its `filename`, `purpose`, `bytes`, `lifetime_seconds` and `expires_after_seconds`.
     """
-    row = await (await connection.execute(INSERT, {**values, "id": id, "created_at": created_at})).fetchone()
+    owner = scope.owner(connection)
+    params = {**values, "id": id, "created_at": created_at, "tenant": owner.tenant, "api_key_id": owner.api_key_id}
+    row = await (await connection.execute(INSERT, params)).fetchone()
     return cast("Upload", row)
 
 
 async def find(connection: Connection, id: str) -> Upload | None:
-    row = await (await connection.execute(GET, {"id": id})).fetchone()
+    row = await (await scope.execute(connection, Uploads.TABLE, GET, {"id": id})).fetchone()
     return cast("Upload | None", row)
 
 
-async def get_of_file(connection: Connection, id: str) -> tuple[str | None, int | None]:
-    """The id of the file that an upload became, and the seconds that the file is to live."""
-    row = await (await connection.execute(GET_OF_FILE, {"id": id})).fetchone()
+async def get_of_file(connection: Connection, id: str) -> tuple[str | None, int | None, Owner]:
+    """The id of the file that an upload became, the seconds that the file is to live, and whose it is."""
+    row = await (await scope.execute(connection, Uploads.TABLE, GET_OF_FILE, {"id": id})).fetchone()
     assert row is not None  # found just now, and not a day old
-    return row["file_id"], row["expires_after_seconds"]
+    return row["file_id"], row["expires_after_seconds"], Owner(row["tenant"], row["api_key_id"])
 
 
 async def complete(connection: Connection, id: str, *, file_id: str) -> Upload | None:
     """Complete an upload; None if it is not pending."""
-    row = await (await connection.execute(COMPLETE, {"id": id, "file_id": file_id})).fetchone()
+    row = await (await scope.execute(connection, Uploads.TABLE, COMPLETE, {"id": id, "file_id": file_id})).fetchone()
     return cast("Upload | None", row)
 
 
 async def cancel(connection: Connection, id: str) -> Upload | None:
     """Cancel an upload; None if it is not pending."""
-    row = await (await connection.execute(CANCEL, {"id": id})).fetchone()
+    row = await (await scope.execute(connection, Uploads.TABLE, CANCEL, {"id": id})).fetchone()
     return cast("Upload | None", row)
 
 
@@ -102,7 +112,7 @@ async def insert_part(
 ) -> UploadPart | None:
     """Insert a part; None if its upload is not pending."""
     params = {"id": id, "upload_id": upload_id, "bytes": size, "created_at": created_at}
-    row = await (await connection.execute(INSERT_PART, params)).fetchone()
+    row = await (await scope.execute(connection, Uploads.TABLE, INSERT_PART, params)).fetchone()
     return cast("UploadPart | None", row)
 
 

@@ -12,7 +12,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from api.schemas import Chunking, FileStatus, LastError, VectorStoreFile
-from api.tables import keyset
+from api.tables import keyset, scope
+from api.tables.columns import VectorStores
 from api.tables.database import Connection
 from api.tables.keyset import Position
 
@@ -60,7 +61,9 @@ WHERE vector_store_id = %(vector_store_id)s AND file_id = ANY(%(file_ids)s)
 """
 
 GET = f"""
-SELECT {FILE} FROM vector_store_files WHERE vector_store_id = %(vector_store_id)s AND file_id = %(file_id)s
+SELECT {FILE} FROM vector_store_files
+WHERE vector_store_id = %(vector_store_id)s AND file_id = %(file_id)s
+  AND EXISTS (SELECT FROM vector_stores WHERE vector_stores.id = %(vector_store_id)s AND {{visible}})
 """  # noqa: S608  # only constants of this file are put together
 
 # A file that was taken out is looked for where its place is kept.
@@ -84,6 +87,8 @@ WHERE vector_store_id = %(vector_store_id)s AND file_id = ANY(%(file_ids)s)
 ORDER BY file_id
 FOR UPDATE
 """  # noqa: S608
+
+COUNT = "SELECT count(*) AS count FROM vector_store_files WHERE vector_store_id = %(vector_store_id)s"
 
 LIST_STORES = "SELECT vector_store_id FROM vector_store_files WHERE file_id = %(file_id)s ORDER BY vector_store_id"
 
@@ -233,7 +238,8 @@ async def set_batch(connection: Connection, vector_store_id: str, file_ids: Sequ
 
 
 async def find(connection: Connection, vector_store_id: str, file_id: str) -> VectorStoreFile | None:
-    row = await (await connection.execute(GET, _key(vector_store_id, file_id))).fetchone()
+    key = _key(vector_store_id, file_id)
+    row = await (await scope.execute(connection, VectorStores.TABLE, GET, key)).fetchone()
     return cast("VectorStoreFile | None", row)
 
 
@@ -267,6 +273,12 @@ async def list_between(
     )
     params |= {"vector_store_id": vector_store_id, "batch_id": batch_id, "status": status, "limit": limit}
     return cast("list[VectorStoreFile]", await (await connection.execute(statement, params)).fetchall())
+
+
+async def count(connection: Connection, vector_store_id: str) -> int:
+    row = await (await connection.execute(COUNT, {"vector_store_id": vector_store_id})).fetchone()
+    assert row is not None  # an aggregate always has one
+    return row["count"]
 
 
 async def lock(connection: Connection, vector_store_id: str, file_ids: Sequence[str]) -> list[VectorStoreFile]:

@@ -1,14 +1,16 @@
 """The table `vector_stores`. Its rows leave as OpenAI's objects: the SELECT list is the wire."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
 from api.schemas import FILE_STATUSES, FileStatus, VectorStore
-from api.tables import keyset
+from api.tables import keyset, scope
+from api.tables.columns import VectorStores
 from api.tables.database import Connection
 from api.tables.keyset import Position
 
@@ -34,19 +36,19 @@ VECTOR_STORE = """
 
 INSERT = f"""
 INSERT INTO vector_stores (id, name, description, metadata, expires_after, expires_at,
-                           created_at, last_active_at, embedding_model, embedding_dimension)
+                           created_at, last_active_at, embedding_model, embedding_dimension, tenant)
 VALUES (%(id)s, %(name)s, %(description)s, %(metadata)s, %(expires_after)s, now() + make_interval(days => %(days)s),
-        %(created_at)s, now(), %(embedding_model)s, %(embedding_dimension)s)
+        %(created_at)s, now(), %(embedding_model)s, %(embedding_dimension)s, %(tenant)s)
 RETURNING {VECTOR_STORE}
 """  # noqa: S608  # only constants of this file are put together
 
-GET = f"SELECT {VECTOR_STORE} FROM vector_stores WHERE id = %(id)s"  # noqa: S608
+GET = f"SELECT {VECTOR_STORE} FROM vector_stores WHERE id = %(id)s AND {{visible}}"  # noqa: S608
 
-GET_CREATED_AT = "SELECT created_at FROM vector_stores WHERE id = %(id)s"
+GET_CREATED_AT = "SELECT created_at FROM vector_stores WHERE id = %(id)s AND {visible}"
 
 LIST = f"""
 SELECT {VECTOR_STORE} FROM vector_stores
-WHERE {{condition}}
+WHERE {{visible}} AND {{condition}}
 ORDER BY vector_stores.created_at {{direction}}, id {{direction}}
 LIMIT %(limit)s
 """  # noqa: S608
@@ -60,16 +62,26 @@ UPDATE vector_stores SET
         days => CASE WHEN %(set_expires_after)s THEN %(days)s ELSE (expires_after ->> 'days')::int END),
     last_active_at = now(),
     status = 'completed'
-WHERE id = %(id)s
+WHERE id = %(id)s AND {{visible}}
 RETURNING {VECTOR_STORE}
 """  # noqa: S608
 
-DELETE = "DELETE FROM vector_stores WHERE id = %(id)s RETURNING id"
+DELETE = "DELETE FROM vector_stores WHERE id = %(id)s AND {visible} RETURNING id"
 
-LOCK = "SELECT id FROM vector_stores WHERE id = %(id)s FOR NO KEY UPDATE"
+LOCK = "SELECT id FROM vector_stores WHERE id = %(id)s AND {visible} FOR NO KEY UPDATE"
 
 # Others may write to the store meanwhile, but it cannot be deleted.
-HOLD = "SELECT id FROM vector_stores WHERE id = %(id)s FOR KEY SHARE"
+HOLD = "SELECT id FROM vector_stores WHERE id = %(id)s AND {visible} FOR KEY SHARE"
+
+# Whoever may delete a file may not see all the stores that it is in.
+HOLD_UNSEEN = "SELECT id FROM vector_stores WHERE id = %(id)s FOR KEY SHARE"
+
+# Two that are created at once count one after the other.
+LOCK_COUNT = "SELECT pg_advisory_xact_lock(hashtext('quiver stores of ' || %(tenant)s))"
+
+COUNT = "SELECT count(*) AS count FROM vector_stores WHERE tenant = %(tenant)s"
+
+LIST_EXISTING = "SELECT id FROM vector_stores WHERE id = ANY(%(ids)s) AND tenant = %(tenant)s AND {visible}"
 
 # The first vector decides the dimension of a store that was created without one.
 COUNT_CHUNKS = """
@@ -118,7 +130,7 @@ TOUCH = """
 UPDATE vector_stores SET
     last_active_at = now(),
     expires_at = now() + make_interval(days => (expires_after ->> 'days')::int)
-WHERE id = (SELECT id FROM vector_stores WHERE id = %(id)s FOR NO KEY UPDATE SKIP LOCKED)
+WHERE id = (SELECT id FROM vector_stores WHERE id = %(id)s AND {visible} FOR NO KEY UPDATE SKIP LOCKED)
 """
 
 LIST_EXPIRED = "SELECT id FROM vector_stores WHERE expires_at <= now() AND status <> 'expired' ORDER BY expires_at"
@@ -147,18 +159,19 @@ async def insert(connection: Connection, *, id: str, created_at: datetime, value
         "metadata": _jsonb(values["metadata"]),
         "expires_after": _jsonb(expires_after),
         "days": expires_after and expires_after["days"],
+        "tenant": scope.owner(connection).tenant,
     }
     row = await (await connection.execute(INSERT, params)).fetchone()
     return cast("VectorStore", row)
 
 
 async def find(connection: Connection, id: str) -> VectorStore | None:
-    row = await (await connection.execute(GET, {"id": id})).fetchone()
+    row = await (await scope.execute(connection, VectorStores.TABLE, GET, {"id": id})).fetchone()
     return cast("VectorStore | None", row)
 
 
 async def find_created_at(connection: Connection, id: str) -> datetime | None:
-    row = await (await connection.execute(GET_CREATED_AT, {"id": id})).fetchone()
+    row = await (await scope.execute(connection, VectorStores.TABLE, GET_CREATED_AT, {"id": id})).fetchone()
     return None if row is None else row["created_at"]
 
 
@@ -171,12 +184,14 @@ async def list_between(
     limit: int,
 ) -> list[VectorStore]:
     """Stores strictly between two positions of the order (created_at, id)."""
+    visible, seen = scope.visible(connection, VectorStores.TABLE)
     condition, params = keyset.between("vector_stores", above=above, below=below)
     statement = sql.SQL(LIST).format(
+        visible=visible,
         condition=condition,
         direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
     )
-    rows = await (await connection.execute(statement, {**params, "limit": limit})).fetchall()
+    rows = await (await connection.execute(statement, {**seen, **params, "limit": limit})).fetchall()
     return cast("list[VectorStore]", rows)
 
 
@@ -193,22 +208,43 @@ async def update(connection: Connection, id: str, *, changes: dict[str, Any]) ->
         "expires_after": _jsonb(expires_after),
         "days": expires_after and expires_after["days"],
     }
-    row = await (await connection.execute(UPDATE, params)).fetchone()
+    row = await (await scope.execute(connection, VectorStores.TABLE, UPDATE, params)).fetchone()
     return cast("VectorStore | None", row)
 
 
 async def delete(connection: Connection, id: str) -> bool:
-    return await (await connection.execute(DELETE, {"id": id})).fetchone() is not None
+    return await (await scope.execute(connection, VectorStores.TABLE, DELETE, {"id": id})).fetchone() is not None
 
 
 async def lock(connection: Connection, id: str) -> bool:
     """Keep others from writing to the store until the transaction ends. False: there is no such store."""
-    return await (await connection.execute(LOCK, {"id": id})).fetchone() is not None
+    return await (await scope.execute(connection, VectorStores.TABLE, LOCK, {"id": id})).fetchone() is not None
 
 
 async def hold(connection: Connection, id: str) -> bool:
     """Keep the store from being deleted until the transaction ends. False: there is no such store."""
-    return await (await connection.execute(HOLD, {"id": id})).fetchone() is not None
+    return await (await scope.execute(connection, VectorStores.TABLE, HOLD, {"id": id})).fetchone() is not None
+
+
+async def hold_unseen(connection: Connection, id: str) -> bool:
+    """The same for a store that the connection may not see: what is done to it must not depend on that."""
+    return await (await connection.execute(HOLD_UNSEEN, {"id": id})).fetchone() is not None
+
+
+async def count_of_tenant(connection: Connection) -> int:
+    """How many stores the tenant has whose the next one will be; until the transaction ends, nobody adds any."""
+    params = {"tenant": scope.owner(connection).tenant}
+    await connection.execute(LOCK_COUNT, params)
+    row = await (await connection.execute(COUNT, params)).fetchone()
+    assert row is not None  # an aggregate always has one
+    return row["count"]
+
+
+async def list_existing(connection: Connection, ids: Sequence[str], *, tenant: str) -> set[str]:
+    """Those of the ids that are stores of a tenant."""
+    params = {"ids": list(ids), "tenant": tenant}
+    rows = await (await scope.execute(connection, VectorStores.TABLE, LIST_EXISTING, params)).fetchall()
+    return {row["id"] for row in rows}
 
 
 async def count_chunks(connection: Connection, id: str, *, files: int, usage_bytes: int, dimension: int) -> bool:
@@ -231,7 +267,9 @@ async def count_files(
 
 
 async def touch(connection: Connection, id: str) -> None:
-    await connection.execute(TOUCH, {"id": id})
+    """Note that the store is in use, where the database can be written to: a search does not fail for it."""
+    with suppress(errors.ReadOnlySqlTransaction):
+        await scope.execute(connection, VectorStores.TABLE, TOUCH, {"id": id})
 
 
 async def list_expired(connection: Connection) -> list[str]:

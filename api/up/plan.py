@@ -21,7 +21,14 @@ from api.up.embedded_postgres import find_binaries
 
 LOCAL = "127.0.0.1"
 # What only one part may know. The proxy with a DATABASE_URL would start a Prisma of its own on it.
-SECRETS = ("DATABASE_URL", "DIRECT_URL", "SERVER_API_KEY", "EMBEDDING__API_KEY", "LITELLM_MASTER_KEY")
+SECRETS = (
+    "DATABASE_URL",
+    "DATABASE_DIRECT_URL",
+    "DIRECT_URL",
+    "SERVER_API_KEY",
+    "EMBEDDING__API_KEY",
+    "LITELLM_MASTER_KEY",
+)
 # The click options of the proxy read these, which are ours.
 PROXY_OPTIONS = ("HOST", "PORT")
 
@@ -72,6 +79,8 @@ class Plan:
         }
         if settings.embedding.api_key is not None or self.starts_proxy:
             ours["EMBEDDING__API_KEY"] = _reveal(settings.embedding.api_key or settings.litellm_master_key)
+        if settings.database_direct_url is not None and not self.starts_postgres:
+            ours["DATABASE_DIRECT_URL"] = _reveal(settings.database_direct_url)
         return _without(os.environ, SECRETS) | ours
 
     def embedder_command(self) -> list[str]:

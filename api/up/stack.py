@@ -23,6 +23,7 @@ from api.up.processes import LAST_LINES, Child, Guardian
 
 POSTGRES, MIGRATIONS = "PostgreSQL", "migrations"
 EMBEDDER, PROXY, API, WORKER = "embedder", "LiteLLM proxy", "API", "worker"
+WHY_IT_TAKES_LONG = {EMBEDDER: "the first start exports the model, once, which takes about a minute"}
 GRACE_SECONDS = 12  # a part that has not ended by then is killed; the worker gives its jobs 10
 FAILED_GRACE_SECONDS = 3  # with a part gone, the others wait for it in vain
 POLL_SECONDS = 0.1
@@ -168,8 +169,9 @@ class _Stack:
             url = part.server.url
             self._display.ready(POSTGRES)
         self._display.begin(MIGRATIONS)
-        applied = await migrations.apply(url)
-        adopted = await adoption.adopt(settings.model_copy(update={"database_url": SecretStr(url)}))
+        unpooled = (settings.database_url and settings.database_direct_url) or SecretStr(url)
+        applied = await migrations.apply(unpooled.get_secret_value())
+        adopted = await adoption.adopt(settings.model_copy(update={"database_url": unpooled}))
         self._display.ready(MIGRATIONS, note=f"{len(applied)} applied" if applied else "up to date")
         for line in adopted:
             self._display.say(line)
@@ -207,7 +209,7 @@ class _Stack:
 
     async def _wait_until_ready(self, client: httpx.AsyncClient, name: str, url: str) -> None:
         while (missing := await _ask(client, url)) is not None:
-            self._display.waits(name, missing)
+            self._display.waits(name, missing or WHY_IT_TAKES_LONG.get(name, ""))
             await asyncio.sleep(POLL_SECONDS)
         self._display.ready(name)
 

@@ -40,6 +40,9 @@ ROUTES = [
     ("POST", "/v1/uploads/upload_1/parts"),
     ("POST", "/v1/uploads/upload_1/complete"),
     ("POST", "/v1/uploads/upload_1/cancel"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("DELETE", "/v1/keys/key_1"),
 ]
 
 
@@ -68,7 +71,8 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
             .replace("emb_1", "{embedding_id}")
             .replace("file-1", "{file_id}")
             .replace("vsfb_1", "{batch_id}")
-            .replace("upload_1", "{upload_id}"),
+            .replace("upload_1", "{upload_id}")
+            .replace("key_1", "{key_id}"),
         )
         for method, path in ROUTES
     }

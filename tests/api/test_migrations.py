@@ -149,11 +149,33 @@ async def test_a_migration_that_failed_under_prisma_is_refused_until_it_is_resol
     assert await migrations.apply(database) == [HISTORY[0]]
 
 
-async def test_a_database_newer_than_quiver_is_refused(database: str, history: Path) -> None:
+async def test_a_database_of_a_later_quiver_is_left_as_it_is(database: str, history: Path) -> None:
     shutil.rmtree(history / HISTORY[-1])
 
-    with pytest.raises(ConfigurationError, match=f"does not know, '{HISTORY[-1]}'"):
-        await migrations.apply(database, directory=history)
+    assert await migrations.apply(database, directory=history) == []
+    assert (await migrations.status(database, directory=history)).newer == [HISTORY[-1]]
+
+
+@pytest.mark.parametrize("missing", [HISTORY[0], HISTORY[-1]], ids=["before ours", "and ours are lacking"])
+async def test_a_strange_migration_is_refused_by_name(empty_database: str, history: Path, missing: str) -> None:
+    add_migration(history, "20260101000000_of_another_application", "SELECT 1")
+    shutil.rmtree(history / missing)
+    await migrations.apply(empty_database, directory=history)
+
+    with pytest.raises(ConfigurationError, match="does not know, '20260101000000_of_another_application'"):
+        await migrations.apply(empty_database)
+
+
+async def test_a_table_in_use_is_waited_for_without_keeping_others_waiting(database: str, history: Path) -> None:
+    add_migration(history, "30000101000000_later", "ALTER TABLE files ADD COLUMN colour text")
+    async with await psycopg.AsyncConnection.connect(database) as reader:
+        await reader.execute("SELECT count(*) FROM files")
+        with pytest.raises(ConfigurationError, match="another session held a table all the while"):
+            await migrations.apply(database, directory=history, lock_timeout_seconds=0.1)
+        migrating = asyncio.create_task(migrations.apply(database, directory=history))
+        await reader.rollback()
+
+    assert await migrating == ["30000101000000_later"]
 
 
 async def test_a_migration_without_a_script_is_refused(empty_database: str, history: Path) -> None:

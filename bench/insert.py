@@ -1,0 +1,281 @@
+"""How fast chunks with given vectors go in over HTTP, beside raw binary COPY of the same rows into a bare table.
+
+    make bench-insert [ARGS="--chunks 20000"]
+
+Four clients at once, each a process: COPY row by row with psycopg, and batches posted to the API with the vectors as
+JSON numbers and as base64. The ways take turns, on the same PostgreSQL and the same cores. What went in is compared
+with what was sent; at the end it is measured how long the worker needs until the last chunk is found by its words.
+"""
+
+import argparse
+import asyncio
+import http.client
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import psycopg
+from pgvector import HalfVector
+from pgvector.psycopg import register_vector
+
+from api.tables import migrations
+from api.up.embedded_postgres import EmbeddedPostgres
+from bench import generated
+from tests.processes import free_port, running
+
+ROOT = Path(__file__).parents[1]
+KEY = "sk-bench-0123456789abcdef"
+CLIENTS = 4
+BATCH = 500
+CHECKED = 500  # chunks that are read back and compared
+FOUND_SECONDS = 300
+
+BARE_TABLE = """
+DROP TABLE IF EXISTS bare;
+CREATE TABLE bare (
+    vector_store_id text, id text, content text, embedding halfvec, metadata jsonb, created_at timestamptz)
+"""
+COPY = "COPY bare (vector_store_id, id, content, embedding, metadata, created_at) FROM STDIN (FORMAT BINARY)"
+COPIED = ("text", "text", "text", "halfvec", "jsonb", "timestamptz")
+SAMPLE = "SELECT content, embedding FROM embeddings WHERE vector_store_id = %s AND content = ANY(%s)"
+
+Insertion = Callable[[range], None]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    texts: list[str]
+    vectors: Any  # a row each
+
+
+def make_chunks(count: int, dimension: int) -> Chunks:
+    """The last text of each client has a word of its own."""
+    blocks = list(generated.blocks(count, dimension))
+    texts = [text for block in blocks for text in block.texts]
+    for part in shares(count):
+        texts[part[-1]] += f" {marker(part)}"
+    return Chunks(texts, np.concatenate([block.vectors for block in blocks]))
+
+
+def shares(count: int) -> list[range]:
+    """What each client inserts."""
+    return [range(count * client // CLIENTS, count * (client + 1) // CLIENTS) for client in range(CLIENTS)]
+
+
+def marker(share: range) -> str:
+    return f"lastword{share[-1]}"
+
+
+def copy_straight(url: str, chunks: Chunks) -> Insertion:
+    def insert(share: range) -> None:
+        now = datetime.now(UTC)
+        with psycopg.connect(url) as connection:
+            register_vector(connection)
+            with connection.cursor() as cursor, cursor.copy(COPY) as rows:
+                rows.set_types(COPIED)
+                for number in share:
+                    vector = HalfVector(chunks.vectors[number])
+                    rows.write_row(("bare", f"{number:07}", chunks.texts[number], vector, None, now))
+
+    return insert
+
+
+def post_batches(url: str, store: str, bodies: Sequence[bytes]) -> Insertion:
+    """`bodies` are those of all batches in their order; they were made before, so that making them costs nothing."""
+
+    def insert(share: range) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        connection = http.client.HTTPConnection(host, int(port))
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        for number in range(share.start // BATCH, share.stop // BATCH):
+            connection.request("POST", f"/v1/vector_stores/{store}/embeddings/batch", bodies[number], headers)
+            answer = connection.getresponse()
+            data = orjson.loads(answer.read())
+            if answer.status != 200 or len(data["data"]) != BATCH:
+                raise SystemExit(f"The API answered {answer.status}: {data}")
+        connection.close()
+
+    return insert
+
+
+def bodies(chunks: Chunks, encode: Callable[[Any], Any]) -> list[bytes]:
+    return [
+        orjson.dumps(
+            {
+                "embeddings": [
+                    {"content": chunks.texts[number], "embedding": encode(chunks.vectors[number])}
+                    for number in range(start, start + BATCH)
+                ]
+            }
+        )
+        for start in range(0, len(chunks.texts), BATCH)
+    ]
+
+
+def as_numbers(vector: Any) -> list[float]:
+    return vector.tolist()
+
+
+def as_base64(vector: Any) -> str:
+    return b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def rate(insert: Insertion, count: int) -> float:
+    """Rows a second, by all clients together, from the start of the first to the end of the last."""
+    context = multiprocessing.get_context("fork")  # so that the rows need not be handed over
+    barrier = context.Barrier(CLIENTS + 1)
+
+    def client(share: range) -> None:
+        barrier.wait()
+        insert(share)
+
+    clients = [context.Process(target=client, args=(share,)) for share in shares(count)]
+    for process in clients:
+        process.start()
+    barrier.wait()
+    started = time.perf_counter()
+    for process in clients:
+        process.join()
+    seconds = time.perf_counter() - started
+    if any(process.exitcode for process in clients):
+        raise SystemExit("A client failed.")
+    return count / seconds
+
+
+@contextmanager
+def quiver(part: str, postgres: EmbeddedPostgres, directory: Path) -> Generator[str]:
+    """A process of Quiver's, `api` or `worker`, and its address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "DATABASE_URL": postgres.url,
+        "SERVER_API_KEY": KEY,
+        "PORT": str(port),
+        "QUIVER_DATA_DIR": str(directory),
+        "PYTHONPATH": str(ROOT),
+    }
+    health = f"{url}/health" if part == "api" else None
+    command = [sys.executable, "-m", "api.cli", part]
+    with running(command, env=environment, health=health, log=directory / f"{part}.log"):
+        yield url
+
+
+class Client:
+    """What is asked of the API beside the load."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=f"{url}/v1", headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+
+    def create_store(self) -> str:
+        return self._request("POST", "/vector_stores", {})["id"]
+
+    def delete_store(self, id: str) -> None:
+        self._request("DELETE", f"/vector_stores/{id}", None)
+
+    def count(self, store: str) -> int:
+        return self._request("GET", f"/vector_stores/{store}", None)["file_counts"]["completed"]
+
+    def finds(self, store: str, body: dict[str, Any], text: str) -> bool:
+        page = self._request("POST", f"/vector_stores/{store}/search", body)
+        return any(result["content"][0]["text"] == text for result in page["data"])
+
+    def _request(self, method: str, path: str, body: Any) -> Any:
+        answer = self._http.request(method, path, json=body)
+        if answer.is_error:
+            raise SystemExit(f"{path}: {answer.text}")
+        return answer.json()
+
+
+def check(postgres: EmbeddedPostgres, client: Client, store: str, chunks: Chunks) -> None:
+    """All are counted, a sample is in the table as it was sent, and one of them is found by its vector."""
+    assert client.count(store) == len(chunks.texts)
+    sample = dict.fromkeys(np.random.default_rng(generated.SEED).integers(0, len(chunks.texts), CHECKED).tolist())
+    sent = {chunks.texts[number]: chunks.vectors[number] for number in sample}
+    with psycopg.connect(postgres.url) as connection:
+        register_vector(connection)
+        rows = connection.execute(SAMPLE, (store, list(sent))).fetchall()
+    assert len(rows) == len(sent)
+    for text, vector in rows:
+        assert np.allclose(vector.to_numpy(), sent[text], atol=1e-3)
+    text, vector = next(iter(sent.items()))
+    assert client.finds(store, {"query_embedding": as_base64(vector)}, text)
+
+
+def seconds_until_found(client: Client, store: str, chunks: Chunks) -> float:
+    """Until the last chunk of each client is found by its words."""
+    started = time.perf_counter()
+    for share in shares(len(chunks.texts)):
+        asked = {"query": marker(share), "ranking_options": {"search_mode": "keyword"}}
+        while not client.finds(store, asked, chunks.texts[share[-1]]):
+            if time.perf_counter() - started > FOUND_SECONDS:
+                raise SystemExit("The words are not found.")
+            time.sleep(0.25)
+    return time.perf_counter() - started
+
+
+def measure(postgres: EmbeddedPostgres, chunks: Chunks, directory: Path, *, rounds: int) -> None:
+    count = len(chunks.texts)
+    ways = {"API, JSON numbers": bodies(chunks, as_numbers), "API, base64": bodies(chunks, as_base64)}
+    rates: dict[str, list[float]] = {"COPY into a bare table": [], **{way: [] for way in ways}}
+    with quiver("api", postgres, directory) as url:
+        client = Client(url)
+        for turn in range(rounds):
+            with psycopg.connect(postgres.url, autocommit=True) as connection:
+                connection.execute(BARE_TABLE)
+            rates["COPY into a bare table"].append(rate(copy_straight(postgres.url, chunks), count))
+            for way, posted in ways.items():
+                store = client.create_store()
+                rates[way].append(rate(post_batches(url, store, posted), count))
+                check(postgres, client, store, chunks)
+                if turn + 1 < rounds or way != list(ways)[-1]:
+                    client.delete_store(store)
+        print_rates(rates)
+        with quiver("worker", postgres, directory):
+            print(f"\nFound by its words after {seconds_until_found(client, store, chunks):.0f} s: the last of {count}")
+
+
+def print_rates(rates: dict[str, list[float]]) -> None:
+    print(f"  {'':28}{'rows/s':>9}{'of COPY':>9}")
+    (_, base), *_ = rates.items()
+    for way, measured in rates.items():
+        ratio = statistics.median(one / other for one, other in zip(measured, base, strict=True))
+        print(f"  {way:28}{statistics.median(measured):9.0f}{ratio:9.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", type=int, default=100_000)
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.chunks % (BATCH * CLIENTS):
+        parser.error(f"--chunks must be a multiple of {BATCH * CLIENTS}")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector", "fastapi", "orjson"))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    print(f"{options.chunks} chunks of {options.dimension} dimensions, seed {generated.SEED}, {CLIENTS} clients")
+    chunks = make_chunks(options.chunks, options.dimension)
+    with (
+        tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory,
+        EmbeddedPostgres(Path(directory) / "database") as postgres,
+    ):
+        asyncio.run(migrations.apply(postgres.url))
+        measure(postgres, chunks, Path(directory), rounds=options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""How fast searches are: the API beside the same SQL through psycopg, by text, by words, and over sizes.
+
+    make bench-search [ARGS="--chunks 10000 --parts straight"]
+
+Everything runs on the same cores, servers and clients alike. Ratios are of one run, in which the ways take turns.
+"""
+
+import argparse
+import asyncio
+import base64
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from api.tables import chunks, scope, searches
+from api.up.embedded_postgres import EmbeddedPostgres
+from api.wire import Vectors
+from bench import generated, stack
+from bench.stack import Filled, Load, Served
+from bench.straight import Asked
+
+QUESTIONS = 2_000
+CHECKED = 200  # searches whose answers are compared with an exact search in memory
+TOP = 10
+
+
+def body(query: Any, **more: Any) -> dict[str, Any]:
+    return {"query_embedding": query, "max_num_results": TOP, **more}
+
+
+def encoded(vector: Any) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def path(store: Filled) -> str:
+    return f"/v1/vector_stores/{store.id}/search"
+
+
+async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) -> Asked:
+    """What the API sends for a search by vector."""
+    async with stack.resources(postgres) as opened:
+        table = await opened.database.chunk_table()
+        text, params = searches.statement(table, "vector", None, scope.EVERYTHING.kind)
+    params |= {"vector_store_id": store.id, "store": store.id, "dimension": queries.shape[1], "limit": TOP}
+    return Asked(postgres.url, [(text, params)], [chunks.storable(table, query) for query in queries])
+
+
+def recall(served: Served, store: Filled, dimension: int, queries: Vectors) -> float:
+    """The share of the ten nearest, found by comparing with all, that the API finds."""
+    nearest = exact(store.count, dimension, queries[:CHECKED])
+    found = [stack.post(served.url, path(store), body(encoded(query)))["data"] for query in queries[:CHECKED]]
+    assert all(len(results) == TOP for results in found)
+    same = [
+        len({int(one["file_id"]) for one in results} & set(row)) for results, row in zip(found, nearest, strict=True)
+    ]
+    return sum(same) / TOP / len(found)
+
+
+def exact(count: int, dimension: int, queries: Vectors) -> list[list[int]]:
+    """The numbers of the nearest chunks of each query."""
+    best: list[list[tuple[float, int]]] = [[] for _ in queries]
+    for block in generated.blocks(count, dimension):
+        similarity = queries @ block.vectors.T
+        for row, scores in enumerate(similarity):
+            places = np.argpartition(-scores, min(TOP, len(scores) - 1))[:TOP]
+            best[row] += [(-float(scores[place]), block.first + int(place)) for place in places]
+            best[row] = sorted(best[row])[:TOP]
+    return [[number for _, number in row] for row in best]
+
+
+def straight(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
+    """The API beside its own SQL."""
+    store = asyncio.run(stack.fill(postgres, options.chunks, options.dimension))
+    queries = generated.questions(QUESTIONS, options.dimension)
+    asked = asyncio.run(same_sql(postgres, store, queries))
+    with stack.api(postgres) as served:
+        print(f"\nBy vector, {store.count} chunks, recall@10 {recall(served, store, options.dimension, queries):.3f}")
+        for clients in (1, 16):
+            load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])
+            load.add_straight("SQL straight", asked, clients=clients)
+            numbers = [body(query.tolist()) for query in queries]
+            load.add_http("API, numbers", served.url, path(store), numbers, clients=clients)
+            texts = [body(encoded(query)) for query in queries]
+            load.add_http("API, base64", served.url, path(store), texts, clients=clients)
+            print(f" {clients} client(s)")
+            stack.print_table(load.run(), base="SQL straight")
+
+
+PARTS: dict[str, Callable[[EmbeddedPostgres, argparse.Namespace], None]] = {
+    "straight": straight,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", type=int, default=100_000)
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one load, in one round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--keep", type=Path, help="where the database lies from one run to the next")
+    options = parser.parse_args()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector", "fastapi", "uvicorn"))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    print(f"seed {generated.SEED}, {options.dimension} dimensions")
+    with stack.postgres(options.keep) as postgres:
+        for part in options.parts.split(","):
+            PARTS[part](postgres, options)
+
+
+if __name__ == "__main__":
+    main()
