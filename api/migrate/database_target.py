@@ -15,7 +15,6 @@ from api.schemas import VectorStore
 from api.services import stores
 from api.settings import Settings
 from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, searches, vector_stores
-from api.tables.chunk_transfer import CopiedChunk
 from api.tables.database import Connection, Database
 from api.tables.migrated_files import MigratedFile
 from api.tables.migration_checkpoints import Checkpoint
@@ -174,7 +173,7 @@ class DatabaseTarget:
         return records, checked.vectors[fits], [*checked.rejects, *rejects]
 
     def _pack(self, store: StoreFacts, records: Sequence[Record], vectors: Vectors) -> bytes:
-        return chunk_transfer.pack(self._table, store.id, [_copied(record) for record in records], vectors)
+        return chunk_transfer.pack(self._table, store.id, records, vectors)
 
     async def _insert(self, connection: Connection, store: StoreFacts, batch: Prepared) -> Outcome:
         # A table that Quiver did not make may have no key that finds what is there already.
@@ -267,18 +266,6 @@ def advanced(checkpoint: Checkpoint, position: Any, outcome: Outcome, rejects_by
         "rows_rejected": checkpoint["rows_rejected"] + len(outcome.rejects),
         "rejects_bytes": rejects_bytes,
     }
-
-
-def _copied(record: Record) -> CopiedChunk:
-    return CopiedChunk(
-        str(record.id),
-        str(record.content),
-        record.metadata,
-        record.created_at,
-        record.file_id,
-        record.filename,
-        record.chunk_index,
-    )
 
 
 def _is_same(there: chunk_transfer.StoredChunk, record: Record, vector: Vector) -> bool:

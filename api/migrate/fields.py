@@ -109,8 +109,9 @@ def _likeliest(role: str, columns: Mapping[str, Kind], found: Fields) -> str | N
     for name in NAMES[role]:
         if name in by_name:
             return by_name[name]
-    of_kind = [name for name, kind in free.items() if kind == KINDS[role][0]]
-    return of_kind[0] if role == "content" and len(of_kind) == 1 else None
+    others = {name for names in NAMES.values() for name in names}
+    of_kind = [name for name, kind in free.items() if kind == KINDS[role][0] and name.lower() not in others]
+    return of_kind[0] if role in ("content", "metadata") and len(of_kind) == 1 else None
 
 
 def kind_of(value: Any) -> Kind:

@@ -4,7 +4,7 @@ import hashlib
 import sys
 import time
 from collections import Counter
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,11 +51,9 @@ async def run(options: Options, settings: Settings) -> bool:
                 "or leave --store out to make a store for each."
             )
         target = await _open_target(options, settings)
-        embeddings = Embeddings(settings.embedding)
         try:
-            verdicts = [await _Migration(options, source, target, embeddings, settings).run() for source in sources]
+            verdicts = [await _Migration(options, source, target, settings).run() for source in sources]
         finally:
-            await embeddings.close()
             await target.close()
     return all(verdicts)
 
@@ -74,13 +72,10 @@ async def _open_target(options: Options, settings: Settings) -> Target:
 class _Migration:
     """One source into one store."""
 
-    def __init__(
-        self, options: Options, source: Source, target: Target, embeddings: Embeddings, settings: Settings
-    ) -> None:
+    def __init__(self, options: Options, source: Source, target: Target, settings: Settings) -> None:
         self._options = options
         self._source = source
         self._target = target
-        self._embeddings = embeddings
         self._settings = settings
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -112,11 +107,15 @@ class _Migration:
         )
         limits = replace(limits, dimension=limits.dimension or store.dimension)
         rejects = Rejects(self._rejects_path(), length=checkpoint["rejects_bytes"])
-        # The API embeds by itself.
-        embed = Embedder(self._embeddings, store).embed if is_embedding and options.api_url is None else None
         started = time.monotonic()
         done = checkpoint["rows_written"] + checkpoint["rows_skipped"] + checkpoint["rows_rejected"]
-        with Progress(f"Into {store.id}", total=total, done=done) as progress:
+        async with AsyncExitStack() as stack:
+            embed = None
+            if is_embedding and options.api_url is None:  # the API embeds by itself
+                embeddings = Embeddings(self._settings.embedding)
+                stack.push_async_callback(embeddings.close)
+                embed = Embedder(embeddings, store).embed
+            progress = stack.enter_context(Progress(f"Into {store.id}", total=total, done=done))
             work = Move(source, self._target, store, limits, embed)
             tally = await move(work, checkpoint, rejects, on_progress=progress.show)
         self._report(tally, store, rejects, seconds=time.monotonic() - started, done=done)

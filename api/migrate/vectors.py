@@ -74,7 +74,7 @@ def _flat(vector: Vector) -> Vector:
         raise ValueError("the vector has something that is no number")
     if vector.ndim != 1:
         raise ValueError("the vector is no flat list of numbers")
-    if vector.dtype == np.float32:
+    if vector.dtype.kind == "f" and vector.dtype.itemsize == np.float32().itemsize:  # of either byte order
         return vector
     with np.errstate(over="ignore"):
         return vector.astype(np.float32)

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from api.app import create_app
 from api.migrate.http import ServiceRefused
-from tests.conftest import KEY, make_settings
+from tests.conftest import KEY
 from tests.migrate.running import chunks, migrate, query, rejects, vector, write_lines
 from tests.servers import Server
 from tests.working import work_off
@@ -20,6 +19,11 @@ ROWS: list[dict[str, Any]] = [
 @pytest.fixture
 def api(server: Server, settings: dict[str, Any]) -> dict[str, Any]:
     return {"settings": settings, "api_url": server.base_url, "api_key": KEY}
+
+
+def forget(directory: Path) -> None:
+    (checkpoint,) = directory.glob("quiver-checkpoint-*.json")
+    checkpoint.unlink()
 
 
 async def test_rows_go_through_the_api(api: dict[str, Any], database: str, tmp_path: Path) -> None:
@@ -36,8 +40,7 @@ async def test_rows_go_through_the_api(api: dict[str, Any], database: str, tmp_p
 async def test_sending_everything_again_changes_nothing(api: dict[str, Any], database: str, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", *ROWS)
     await migrate(place=path, **api)
-    (checkpoint,) = tmp_path.glob("quiver-checkpoint-*.json")
-    checkpoint.unlink()
+    forget(tmp_path)
 
     assert await migrate(place=path, **api)
 
@@ -63,8 +66,9 @@ async def test_a_row_that_the_api_refuses_does_not_keep_the_others_back(
 async def test_a_wrong_key_is_said_so(api: dict[str, Any], tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", *ROWS[:3])
 
+    api["api_key"] = "sk-wrong"
     with pytest.raises(ServiceRefused, match="HTTP 401"):
-        await migrate(place=path, **{**api, "api_key": "sk-wrong"})
+        await migrate(place=path, **api)
 
 
 async def test_a_store_of_one_quiver_is_embedded_anew_in_another(

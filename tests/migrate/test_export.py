@@ -27,6 +27,10 @@ STORE = """
 """
 
 
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 @pytest.fixture
 async def store(openai: AsyncOpenAI, http: httpx.AsyncClient, settings: dict[str, Any]) -> str:
     """A store with files, one of them of several chunks, and with chunks that are of no file."""
@@ -85,9 +89,9 @@ async def test_an_export_begins_with_the_store(store: str, settings: dict[str, A
 async def test_an_export_that_fails_leaves_no_file(store: str, settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="vs_none"):
         await export(make_settings(**settings), "vs_none", tmp_path / "store.jsonl")
-    with pytest.raises(ConfigurationError, match="must end on .jsonl or .parquet"):
+    with pytest.raises(ConfigurationError, match=r"must end on \.jsonl or \.parquet"):
         await export(make_settings(**settings), store, tmp_path / "store.csv")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         await export(make_settings(**settings), store, tmp_path / "nowhere" / "store.jsonl")
 
-    assert [path.name for path in tmp_path.iterdir()] == ["blobs"]
+    assert names(tmp_path) == ["blobs"]

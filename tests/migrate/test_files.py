@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from api.errors import ConfigurationError
 from api.migrate import opening
 from api.migrate.options import SourceOptions
+from api.migrate.sources.parquet import pyarrow
 from tests.migrate.running import chunks, migrate, query, rejects, vector, write_lines
 
 ROWS: list[dict[str, Any]] = [
     {"id": f"row-{i:05}", "text": f'text "{i}",\nover lines', "embedding": vector(i), "metadata": {"n": i}}
-    for i in range(12_000)
+    for i in range(10_500)
 ]
 
 
@@ -34,15 +33,16 @@ def write_csv(directory: Path) -> Path:
 
 def write_parquet(directory: Path) -> Path:
     path = directory / "rows.parquet"
-    table = pyarrow.table(
+    arrow = pyarrow("pyarrow")
+    table = arrow.table(
         {
             "id": [row["id"] for row in ROWS],
             "text": [row["text"] for row in ROWS],
-            "embedding": pyarrow.array([row["embedding"] for row in ROWS], pyarrow.list_(pyarrow.float32())),
+            "embedding": arrow.array([row["embedding"] for row in ROWS], arrow.list_(arrow.float32())),
             "metadata": [row["metadata"] for row in ROWS],
         }
     )
-    pyarrow.parquet.write_table(table, path, row_group_size=3500)
+    pyarrow("pyarrow.parquet").write_table(table, path, row_group_size=3500)
     return path
 
 

@@ -127,5 +127,5 @@ async def test_points_without_a_text_are_written_down(
 
 
 async def test_a_key_that_qdrant_refuses_is_said_so(url: str, settings: dict[str, Any]) -> None:
-    with pytest.raises(ServiceRefused, match="HTTP 403.*Must provide an API key"):
+    with pytest.raises(ServiceRefused, match=r"HTTP 403.*Must provide an API key"):
         await migrate(settings, url, kind="qdrant")
