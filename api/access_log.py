@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import failure
 from api.errors import InternalError
+from api.metrics import Metrics
+from api.observation import observed
 from api.services.keys import Caller
 from api.settings import Settings
 
@@ -22,7 +24,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("quiver.access")
 
 # What a caller may choose as a request's id: anything else could forge lines of a log.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-QUIET_PATHS = frozenset({"/health", "/ready"})  # probes ask every few seconds
+QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds
 
 
 def configure_logging(settings: Settings) -> None:
@@ -68,10 +70,11 @@ def _dump(record: dict[str, Any], *, default: Callable[[Any], Any]) -> bytes:
 
 
 class AccessLog:
-    """ASGI middleware that gives each request its id, logs it and tells how long it took."""
+    """ASGI middleware that gives each request its id, logs it, counts it and tells how long it took."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,7 +96,7 @@ class AccessLog:
                 headers["openai-processing-ms"] = str(_milliseconds_since(started))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), observed() as observation:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:  # nobody stands before this: the caller gets an answer, the log the rest
@@ -102,14 +105,17 @@ class AccessLog:
                     error = InternalError("The server had an error while processing your request.")
                     await failure(error)(scope, receive, send_with_id)
             finally:
+                seconds = time.perf_counter() - started
+                self._metrics.count_request(scope["method"], status, seconds, observation)
                 if scope["path"] not in QUIET_PATHS:
                     log.info(
                         "request",
                         method=scope["method"],
                         path=scope["path"],
                         status=status,
-                        milliseconds=_milliseconds_since(started),
+                        milliseconds=round(seconds * 1000),
                         **_caller_facts(state.get("caller")),
+                        **observation.facts(),
                     )
 
 

@@ -11,10 +11,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access_log import AccessLog
 from api.answers import add_error_handlers
-from api.auth import PUBLIC_PATHS, Authenticate, required_key
+from api.auth import METRICS_PATH, PUBLIC_PATHS, Authenticate, required_key
 from api.errors import ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.idempotency import Idempotency
 from api.limits import Limit
+from api.observation import current as current_observation
 from api.openapi import DescribedApp
 from api.resources import Resources
 from api.routes import embeddings, files, keys, operations, uploads, vector_store_files, vector_stores
@@ -34,12 +35,16 @@ class AnyBase:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS | {METRICS_PATH}:
             path: str = scope["path"]
             while path.startswith("/v1/"):
                 path = path.removeprefix("/v1")
             scope = {**scope, "path": f"/v1{path}"}
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if (observation := current_observation()) is not None:
+                observation.see(scope)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -79,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         middleware=[
-            Middleware(AccessLog),
+            Middleware(AccessLog, metrics=resources.metrics),
             Middleware(AnyBase),
             Middleware(Authenticate, key=key, resources=resources),
             Middleware(Limit, settings=settings),
@@ -89,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.resources = resources
     add_error_handlers(app)
     app.include_router(vector_stores.search_router, prefix="/v1")  # first: routes are tried one after another
+    app.include_router(embeddings.batch_router, prefix="/v1")
     for part in (embeddings, files, keys, uploads, vector_store_files, vector_stores):
         app.include_router(part.router, prefix="/v1")
     app.include_router(operations.router)

@@ -21,6 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 # Who asks these has no key yet: load balancers, and readers of the documentation.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+METRICS_PATH = "/metrics"  # public where METRICS_PUBLIC says so
 
 # The one request with a POST that changes nothing; any other is one to write.
 SEARCH = re.compile(r"/v1/vector_stores/[^/]+/search")
@@ -72,11 +73,13 @@ class Authenticate:
 
     def __init__(self, app: ASGIApp, *, key: str | None, resources: Resources) -> None:
         self._app = app
+        is_public = resources.settings.metrics_public
+        self._public_paths = PUBLIC_PATHS | {METRICS_PATH} if is_public else PUBLIC_PATHS
         self._key = key.encode() if key is not None else None
         self._keyring = Keyring(resources)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+        if scope["type"] == "http" and scope["path"] not in self._public_paths:
             try:
                 caller = await self._caller(Headers(scope=scope))
                 _require_role(caller, scope["method"], scope["path"])
@@ -127,6 +130,8 @@ def _require_role(caller: Caller, method: str, path: str) -> None:
     needed = role_needed(method, path)
     if needed not in ALLOWED[caller.role]:
         raise Forbidden(f"This needs a key with the role {needed!r}; this key has {caller.role!r}.")
+    if path == METRICS_PATH and caller.scope.tenant is not None:
+        raise Forbidden("The metrics are of all tenants; this key is one of a single tenant.")
 
 
 def _acting_for(caller: Caller, tenant: str) -> Caller:

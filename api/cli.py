@@ -17,6 +17,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from api import keys_cli, stores_cli
 from api.errors import ApiError, ConfigurationError
 from api.migrate import commands as transfer
 
@@ -40,6 +41,8 @@ program = typer.Typer(
 )
 database = typer.Typer(help="The tables: bring them up to date, or ask whether they are.", no_args_is_help=True)
 program.add_typer(database, name="db")
+program.add_typer(keys_cli.program, name="keys")
+program.command("stores")(stores_cli.list_stores)
 for command in importlib.metadata.entry_points(group="quiver.commands"):  # `quiver models`: the embedder's, not ours
     program.add_typer(command.load(), name=command.name)
 

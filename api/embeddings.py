@@ -19,6 +19,7 @@ from tenacity import (
 )
 
 from api.errors import ApiError, ConfigurationError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
+from api.observation import timed
 from api.settings import EmbeddingSettings
 from api.wire import Vector, Vectors, decode_base64_vector
 
@@ -73,6 +74,7 @@ class Embeddings:
     async def close(self) -> None:
         await self._client.aclose()
 
+    @timed("embed")
     async def embed(self, texts: Sequence[str], *, model: str, dimension: int | None) -> Vectors:
         """Embed texts in one or more calls, in input order.
 

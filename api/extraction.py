@@ -27,6 +27,7 @@ from api.extractors.errors import (
 from api.extractors.formats import Kind
 from api.extractors.limits import Limits
 from api.extractors.text_file import TextFile
+from api.observation import timed
 
 __all__ = [
     "Code",
@@ -66,6 +67,7 @@ class _Answer(TypedDict, total=False):
     detail: str
 
 
+@timed("extract")
 async def extract(path: Path, *, filename: str, into: Path, limits: Limits | None = None) -> Extracted:
     """Write the text of the file at `path` to the file `into`: UTF-8, lines that end in a line feed.
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from api.embeddings import Embeddings
 from api.errors import InvalidRequest
+from api.observation import timed
 from api.wire import Vector, Vectors
 
 PARALLEL_CALLS: Final = 2  # one that the proxy works on, and one that is on its way
@@ -31,6 +32,7 @@ class QueryVectors:
         self._waiting: defaultdict[_Model, OrderedDict[str, None]] = defaultdict(OrderedDict)
         self._calls: set[asyncio.Task[None]] = set()
 
+    @timed("embed")
     async def embed(self, texts: Sequence[str], *, model: str, dimension: int) -> list[Vector]:
         """A vector of that dimension for each text, in their order.
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.errors import InvalidRequest
+from api.observation import timed
 from api.proxy import Proxy, garbage
 from api.schemas import RANKERS
 from api.settings import RerankSettings
 
 
+@timed("rerank")
 async def rerank(
     proxy: Proxy, settings: RerankSettings, *, model: str, question: str, texts: Sequence[str]
 ) -> list[float]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings
+from api.metrics import Metrics
 from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
@@ -20,6 +21,7 @@ class Resources:
     blobs: BlobStore
     query_vectors: QueryVectors
     proxy: Proxy
+    metrics: Metrics
     known_stores: KnownStores
 
     @classmethod
@@ -29,11 +31,13 @@ class Resources:
         query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
         key = settings.embedding.api_key.get_secret_value() if settings.embedding.api_key else ""
         proxy = Proxy(embeddings.base_url, key=key)
-        return cls(settings, Database(settings), embeddings, blobs, query_vectors, proxy, KnownStores())
+        database, metrics = Database(settings), Metrics()
+        metrics.watch_pool(database.pool_stats)
+        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics, KnownStores())
 
     def within(self, scope: Scope) -> "Resources":
         """The same, with a database of which only what the scope allows can be seen."""
-        return replace(self, database=self.database.within(scope))
+        return self if scope == self.database.scope else replace(self, database=self.database.within(scope))
 
     async def close(self) -> None:
         await self.query_vectors.close()

@@ -1,5 +1,6 @@
 """Questions rewritten for the search by a chat model of the proxy."""
 
+from api.observation import timed
 from api.proxy import Proxy, garbage
 from api.settings import RewriteSettings
 
@@ -11,6 +12,7 @@ MAX_TOKENS = 256
 MAX_CHARACTERS = 4_000
 
 
+@timed("rewrite")
 async def rewrite(proxy: Proxy, settings: RewriteSettings, *, model: str, question: str) -> str:
     """A question as the model would ask it.
 

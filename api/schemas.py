@@ -7,7 +7,17 @@ import math
 import re
 from typing import Annotated, Any, Literal, NotRequired, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 MAX_FILTER_DEPTH = 20
@@ -66,8 +76,21 @@ MetadataValue = Annotated[str, Field(max_length=512), AfterValidator(_without_nu
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 ChunkMetadata = Annotated[dict[str, JsonValue], AfterValidator(_storable_json)]
 
+MAX_DIMENSION = 16_000
+
+
+def _numbers(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Numbers that were read side by side, as `BatchReader` does, are numbers; others are looked at one by one."""
+    if isinstance(value, memoryview):
+        doubles = cast("memoryview[float]", value)
+        return doubles if 0 < len(doubles) <= MAX_DIMENSION else validate(doubles.tolist())
+    return validate(value)
+
+
 # A list of numbers, or base64 of little-endian float32 as OpenAI's embeddings API returns them.
-EmbeddingInput = Annotated[list[float], Field(min_length=1, max_length=16_000)] | str
+EmbeddingInput = Annotated[
+    Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)] | str, WrapValidator(_numbers)
+]
 
 
 class Request(BaseModel):
@@ -119,7 +142,7 @@ class CreateVectorStoreRequest(Request):
     chunking_strategy: ChunkingStrategy | None = None
     metadata: Metadata | None = None
     embedding_model: Name | None = None
-    embedding_dimension: Annotated[int, Field(ge=1, le=16_000)] | None = None
+    embedding_dimension: Annotated[int, Field(ge=1, le=MAX_DIMENSION)] | None = None
 
 
 class UpdateVectorStoreRequest(Request):
@@ -254,7 +277,8 @@ class RankingOptions(Request):
         default=None, description="Weights of the legs in `rrf`; asks for `search_mode` `hybrid`."
     )
     ef_search: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Without effect: every search is exact."
+        default=None,
+        description="Candidates that the index of a large store considers; by default 100, or twice the results.",
     )
 
     @model_validator(mode="after")
@@ -414,6 +438,35 @@ class VectorStore(TypedDict):
     metadata: dict[str, str] | None
     embedding_model: str | None
     embedding_dimension: int | None
+
+
+class IndexSegment(TypedDict):
+    chunk_count: int
+    bytes: int
+    created_at: int
+
+
+class IndexBuild(TypedDict):
+    """A segment that is being built, or is to be; `phase` and `progress`, 0 to 1, while PostgreSQL is at it."""
+
+    chunk_count: int
+    phase: str | None
+    progress: float | None
+    attempts: int
+    last_error: str | None
+
+
+class VectorStoreIndex(TypedDict):
+    """How a store is searched by vector: through an index as far as there is one, exactly otherwise."""
+
+    object: Literal["vector_store.index"]
+    vector_store_id: str
+    status: Literal["exact", "building", "failed", "ready"]
+    dimension: int | None
+    chunk_count: int
+    indexed_count: int
+    segments: list[IndexSegment]
+    build: IndexBuild | None
 
 
 class Embedding(TypedDict):

@@ -1,8 +1,6 @@
 """The API as a process: one port, uvicorn on it, and failures to start told in a sentence."""
 
-import errno
 import signal
-import socket
 import sys
 from types import FrameType
 from typing import NoReturn
@@ -13,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.errors import ConfigurationError
+from api.listener import listen
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -56,32 +55,6 @@ def serve(settings: Settings) -> None:
 
 def _end_well(_number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(0)
-
-
-def listen(host: str, port: int, *, host_setting: str, port_setting: str) -> socket.socket:
-    """Take a port; 0 takes a free one.
-
-    Raises:
-        ConfigurationError: naming the setting to change.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise ConfigurationError(f"{host_setting}={host!r} is no address of this machine.") from error
-    listener = socket.socket(family, kind)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            message = f"Port {port} is in use by another program: stop it, or set {port_setting} to another port."
-        elif error.errno == errno.EACCES:
-            message = f"Port {port} is for root only: set {port_setting} to one from 1024 on."
-        else:
-            message = f"{host_setting}={host!r} is no address of this machine."
-        raise ConfigurationError(message) from error
-    return listener
 
 
 class _RememberFailure:

@@ -59,6 +59,32 @@ class RewriteSettings(BaseModel):
     max_attempts: int = Field(default=2, ge=1, le=10, description="Tries of one call before it is given up.")
 
 
+class VectorIndexSettings(BaseModel):
+    min_chunks: int = Field(
+        default=10_000,
+        ge=1,
+        description="Chunks from which on a store gets an index, at 384 dimensions or fewer; with longer vectors "
+        "sooner: half as many at 1536.",
+    )
+    memory_mb: int | None = Field(
+        default=None,
+        ge=1,
+        le=2_000_000,
+        description="Memory of one build, PostgreSQL's `maintenance_work_mem`; 100,000 chunks of 384 dimensions need "
+        "about 130. Unset: what the server is configured to.",
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Further processes of one build, PostgreSQL's `max_parallel_maintenance_workers`. They share "
+        "their memory through the server's `/dev/shm`, which must be as large.",
+    )
+    retry_seconds: float = Field(
+        default=60, ge=0, description="Wait after a build that failed; doubled each time, up to an hour."
+    )
+
+
 class DbFields(BaseModel):
     """Where the chunks are: a table and its six columns. Unset names are the schema's own."""
 
@@ -114,6 +140,9 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on.")
+    metrics_public: bool = Field(
+        default=False, description="Answer `/metrics` without a key, where only Prometheus can reach it."
+    )
     max_request_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="Largest request body, but for uploaded files."
     )
@@ -154,6 +183,12 @@ class Settings(BaseSettings):
     )
 
     worker_concurrency: int = Field(default=4, ge=1, le=1000, description="Jobs that one worker does at once.")
+    worker_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port on `HOST` for `/health`, `/ready` and `/metrics` of a worker, without a key. Unset: none.",
+    )
     ingestion_retry_seconds: float = Field(
         default=24 * 3600,
         ge=0,
@@ -164,6 +199,7 @@ class Settings(BaseSettings):
     embedding: EmbeddingSettings = EmbeddingSettings()
     rerank: RerankSettings = RerankSettings()
     rewrite: RewriteSettings = RewriteSettings()
+    vector_index: VectorIndexSettings = VectorIndexSettings()
     db_fields: DbFields = DbFields()
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

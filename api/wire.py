@@ -51,9 +51,9 @@ def as_rows(vectors: Sequence[Vector]) -> Vectors:
     return np.stack(vectors)
 
 
-def have_same_direction(left: Vector, right: Vector) -> bool:
+def have_same_direction(left: Vector | None, right: Vector) -> bool:
     """Whether two vectors are one but for what half precision takes away."""
-    if left.size != right.size:
+    if left is None or left.size != right.size:
         return False
     wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
     cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))

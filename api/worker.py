@@ -3,17 +3,30 @@
 import asyncio
 import signal
 from contextlib import suppress
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import procrastinate
 import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Job
+from procrastinate.middleware import AsyncCallNext
 
+from api import probes
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
+from api.metrics import Metrics
 from api.resources import Resources
-from api.services import expiry, files, idempotency, ingestion, keywords, uploads, vector_store_files
+from api.services import (
+    expiry,
+    files,
+    idempotency,
+    ingestion,
+    keywords,
+    uploads,
+    vector_indexes,
+    vector_store_files,
+)
 from api.settings import Settings
 from api.tables import jobs, queue
 
@@ -27,6 +40,9 @@ SHUTDOWN_SECONDS = 7.0
 SWEEPS = "default"
 SWEEPS_AT_ONCE = 4
 SWEEPS_POLL_SECONDS = 2.0
+
+# A build takes minutes, for a million chunks half an hour: it has a place of its own, and there is one at a time.
+INDEXES = "vector_indexes"
 
 # A worker that says nothing for so long is dead: its jobs are others'. One that was only stopped for a while finds
 # that a file is no longer its own when it comes to write it.
@@ -60,6 +76,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_vector_indexes(app, resources)
     return app
 
 
@@ -123,6 +140,24 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
         await keywords.sweep(resources)
 
 
+def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * *")
+    @app.task(
+        name="care_for_vector_indexes",
+        queue=INDEXES,
+        queueing_lock="care_for_vector_indexes",
+        lock="care_for_vector_indexes",
+        pass_context=False,
+    )
+    async def care_for_vector_indexes(timestamp: int) -> None:
+        await vector_indexes.care(resources)
+
+    @app.periodic(cron="47 * * * *")
+    @app.task(name="count_vector_indexes", queueing_lock="count_vector_indexes", pass_context=False)
+    async def count_vector_indexes(timestamp: int) -> None:
+        await vector_indexes.count(resources)
+
+
 async def run(settings: Settings) -> None:
     """Work until SIGINT or SIGTERM. A database that goes away is waited for.
 
@@ -141,18 +176,23 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     try:
-        while not stopping.is_set():
-            try:
-                await resources.database.chunk_table()
-                async with resources.database.connection() as connection:  # gives up sooner than the queue does
-                    await connection.execute("SELECT 1")
-                log.info("worker_started")
-                await _work_until(stopping, resources)
-            except (exceptions.ConnectorException, DatabaseUnavailable) as error:
-                log.warning("worker_waits_for_database", error=str(error))
-                await _sleep_unless(stopping, RECONNECT_SECONDS)
+        async with probes.served(resources):
+            await _work_whenever_possible(stopping, resources)
     finally:
         await resources.close()
+
+
+async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources) -> None:
+    while not stopping.is_set():
+        try:
+            await resources.database.chunk_table()
+            async with resources.database.connection() as connection:  # gives up sooner than the queue does
+                await connection.execute("SELECT 1")
+            log.info("worker_started")
+            await _work_until(stopping, resources)
+        except (exceptions.ConnectorException, DatabaseUnavailable) as error:
+            log.warning("worker_waits_for_database", error=str(error))
+            await _sleep_unless(stopping, RECONNECT_SECONDS)
 
 
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
@@ -163,7 +203,7 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     try:
         if opening.done():
             opening.result()
-            await _work_in_both_queues(app, stop, at_once=resources.settings.worker_concurrency)
+            await _work_in_all_queues(app, stop, resources)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -176,10 +216,12 @@ async def _open(app: procrastinate.App) -> None:
     await app.open_async()
 
 
-async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], *, at_once: int) -> None:
+async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
+    work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
     workers = [
-        asyncio.create_task(_work(app, jobs.QUEUE, at_once=at_once, listens=True)),
-        asyncio.create_task(_work(app, SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+        asyncio.create_task(work(jobs.QUEUE, at_once=at_once, listens=True)),
+        asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
+        asyncio.create_task(work(INDEXES, at_once=1, listens=False)),
     ]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
     for worker in workers:
@@ -191,7 +233,11 @@ async def _work_in_both_queues(app: procrastinate.App, stop: asyncio.Task[Litera
                 raise result
 
 
-async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listens: bool) -> None:
+async def _work(app: procrastinate.App, metrics: Metrics, queue_name: str, *, at_once: int, listens: bool) -> None:
+    async def count(call_next: AsyncCallNext, context: procrastinate.JobContext, _: object) -> Any:
+        async with metrics.job(context.job.task_name):
+            return await call_next()
+
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
@@ -202,6 +248,7 @@ async def _work(app: procrastinate.App, queue_name: str, *, at_once: int, listen
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,
         delete_jobs="always",
+        worker_middleware=[count],
     )
 
 

@@ -39,7 +39,9 @@ def blocks(count: int, dimension: int) -> Iterator[Block]:
     for first in range(0, count, BLOCK):
         random = np.random.default_rng((SEED, first))
         size = min(BLOCK, count - first)
-        yield Block(first, vectors(random, BLOCK, dimension)[:size], _texts(random, size), _attributes(random, size))
+        yield Block(
+            first, vectors(random, BLOCK, dimension)[:size], _texts(random, size), _attributes(random, size, first)
+        )
 
 
 def questions(count: int, dimension: int, *, seed: int = 1) -> Vectors:
@@ -94,8 +96,8 @@ def _texts(random: np.random.Generator, count: int) -> list[str]:
     return [" ".join(row) for row in _words(random, (count, WORDS_PER_TEXT))]
 
 
-def _attributes(random: np.random.Generator, count: int) -> list[dict[str, Any]]:
-    """`tenth` and `hundredth` say what share of the chunks has each of their values."""
+def _attributes(random: np.random.Generator, count: int, first: int) -> list[dict[str, Any]]:
+    """`tenth` and `hundredth` say what share of the chunks has each of their values; one in 10,000 has a `ticket`."""
     numbers = random.integers(0, 1000, size=count).tolist()
     return [
         {
@@ -107,6 +109,8 @@ def _attributes(random: np.random.Generator, count: int) -> list[dict[str, Any]]
             "is_public": number % 3 != 0,
             "section": f"chapter {number % 20}",
             "year": 2000 + number % 26,
+            "is_even": number % 2 == 0,
+            "ticket": (first + place) * 7919 % 10_000,
         }
-        for number in numbers
+        for place, number in enumerate(numbers)
     ]

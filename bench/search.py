@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from api.tables import chunks, scope, searches
+from api.tables.searches import Search
 from api.up.embedded_postgres import EmbeddedPostgres
 from api.wire import Vectors
 from bench import generated, stack
@@ -45,7 +46,10 @@ async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) 
     """What the API sends for a search by vector."""
     async with stack.resources(postgres) as opened:
         table = await opened.database.chunk_table()
-        text, params = searches.statement(table, "vector", None, scope.EVERYTHING.kind)
+        async with opened.database.connection() as connection:
+            known = await searches.find_store(connection, store.id)
+        assert known is not None  # it was filled
+        text, params = searches.statement(table, known, Search("vector", None, limit=TOP), scope.EVERYTHING.kind)
     params |= {"vector_store_id": store.id, "store": store.id, "dimension": queries.shape[1], "limit": TOP}
     return Asked(postgres.url, [(text, params)], [chunks.storable(table, query) for query in queries])
 

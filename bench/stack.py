@@ -18,10 +18,10 @@ import httpx
 import psutil
 
 from api.resources import Resources
-from api.services import keywords
+from api.services import keywords, vector_indexes
 from api.settings import Settings
-from api.tables import chunks, migrations, vector_stores
-from api.tables.chunks import NewChunk
+from api.tables import chunk_copy, migrations, vector_stores
+from api.tables.chunk_copy import NewChunk
 from api.up.embedded_postgres import EmbeddedPostgres
 from bench import generated
 from bench.straight import Asked
@@ -95,15 +95,17 @@ def postgres(kept: Path | None) -> Generator[EmbeddedPostgres]:
         yield server
 
 
-async def fill(postgres: EmbeddedPostgres, count: int, dimension: int) -> Filled:
-    """A store of so many generated chunks with all its indexes; the one of a run before if it is there."""
+async def fill(postgres: EmbeddedPostgres, count: int, dimension: int, *, has_indexes: bool = True) -> Filled:
+    """A store of so many generated chunks with its indexes, if any; the one of a run before if it is there."""
     await migrations.apply(postgres.url)
     async with resources(postgres) as opened:
         async with opened.database.connection() as connection:
             known = await vector_stores.find(connection, name := f"vs_bench_{count}_{dimension}")
         if known is None or known["file_counts"]["completed"] < count:
             await _copy(opened, name, count, dimension)
-            await keywords.index(opened, seconds=INDEX_SECONDS)
+            if has_indexes:
+                await keywords.index(opened, seconds=INDEX_SECONDS)
+                await vector_indexes.care(opened)
             async with opened.database.connection(is_long=True) as connection:
                 await connection.execute("VACUUM ANALYZE")
     return Filled(name, count)
@@ -118,11 +120,11 @@ async def _copy(opened: Resources, id: str, count: int, dimension: int) -> None:
             now = (await (await connection.execute("SELECT now() AS now")).fetchone())["now"]
             await vector_stores.insert(connection, id=id, created_at=now, values=values | model)
     for block in generated.blocks(count, dimension):
-        rows = zip(block.texts, block.vectors, block.attributes, strict=True)
+        rows = zip(block.texts, block.attributes, strict=True)
         new = [NewChunk(f"{block.first + place:07}", *row) for place, row in enumerate(rows)]
         size = sum(len(text) for text in block.texts)
         async with opened.database.transaction(is_long=True) as connection:
-            await chunks.insert(connection, table, id, new)
+            await chunk_copy.insert(connection, table, id, new, block.vectors)
             await vector_stores.count_chunks(connection, id, files=len(new), usage_bytes=size, dimension=dimension)
 
 

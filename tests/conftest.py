@@ -1,5 +1,6 @@
 """A real PostgreSQL for all tests and a database of its own for each; a stand-in for the embedding service."""
 
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -74,6 +75,14 @@ async def empty_database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """The address of a database with nothing in it that only this test uses."""
     async with new_database(postgres, "template0") as url:
         yield url
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that other users of the system can reach, as pytest's own cannot be."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

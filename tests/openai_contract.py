@@ -237,6 +237,31 @@ class EmbeddingDeleted(TypedDict):
     deleted: bool
 
 
+class IndexSegment(TypedDict):
+    chunk_count: int
+    bytes: int
+    created_at: int
+
+
+class IndexBuild(TypedDict):
+    chunk_count: int
+    phase: str | None
+    progress: float | None
+    attempts: int
+    last_error: str | None
+
+
+class VectorStoreIndex(TypedDict):
+    object: Literal["vector_store.index"]
+    vector_store_id: Id
+    status: Literal["exact", "building", "failed", "ready"]
+    dimension: int | None
+    chunk_count: int
+    indexed_count: int
+    segments: list[IndexSegment]
+    build: IndexBuild | None
+
+
 class ApiKey(TypedDict):
     """Not OpenAI's but ours, as those below."""
 
@@ -275,6 +300,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", STORE): VectorStore,
     ("POST", STORE): VectorStore,
     ("DELETE", STORE): VectorStoreDeleted,
+    ("GET", STORE + "/index"): VectorStoreIndex,
     ("POST", STORE + "/search"): SearchPage,
     ("GET", STORE + "/files"): VectorStoreFilePage,
     ("POST", STORE + "/files"): VectorStoreFile,
@@ -304,7 +330,7 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("POST", "/keys"): CreatedApiKey,
     ("DELETE", "/keys/{id}"): ApiKeyDeleted,
 }
-NOT_OF_THE_API = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
+NOT_OF_THE_API = frozenset({"/health", "/ready", "/metrics", "/docs", "/redoc", "/openapi.json"})
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -5,14 +5,15 @@ import pwd
 import shutil
 import subprocess
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
 
+from api.tables import migrations
 from api.up import system_account
 from api.up.embedded_postgres import EmbeddedPostgres, find_binaries
 from tests.processes import free_port, running
@@ -25,6 +26,14 @@ def run_tool(name: str, *arguments: str) -> None:
     command = [str(find_binaries() / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{name}: {done.stderr}"
+
+
+@asynccontextmanager
+async def own_server(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
+    """A migrated server of a test's own."""
+    with EmbeddedPostgres(directory, durable=False) as server:
+        await migrations.apply(server.url)
+        yield server
 
 
 @contextmanager
@@ -43,7 +52,7 @@ def replica_of(primary: EmbeddedPostgres, data_dir: Path) -> Generator[EmbeddedP
 
 
 @contextmanager
-def pooler_of(server: EmbeddedPostgres, directory: Path) -> Generator[str]:
+def pooler_of(server: EmbeddedPostgres, directory: Path, *, user: str = "postgres") -> Generator[str]:
     """PgBouncer in transaction mode with two connections; the address of the database behind it.
 
     As root it runs as the server's own user, who must be able to reach its directory.
@@ -54,7 +63,7 @@ def pooler_of(server: EmbeddedPostgres, directory: Path) -> Generator[str]:
     port = free_port()
     configuration = directory / "pgbouncer.ini"
     configuration.write_text(
-        f"[databases]\n* = host={socket_dir} user=postgres\n"
+        f"[databases]\n* = host={socket_dir} user={user}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nignore_startup_parameters = options\n"
         + (f"user = {owner}\n" if os.geteuid() == 0 else "")

@@ -130,6 +130,9 @@ class ApiTarget:
         some = list(ids[:LOOKED_UP_ROWS])
         return len(some), {id for id in some if await self._find(store, id) is None}
 
+    def found_as(self, record: Record) -> str:
+        return str(record.id)
+
     async def search(self, store: StoreFacts, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
         body = {"query_embedding": vector.astype(float).tolist(), "max_num_results": limit}
         page = await self._service.post(f"{_path(store.id)}/search", body)

@@ -1,6 +1,7 @@
 """Straight into the database: a batch is one binary COPY, in one transaction with the counters and the checkpoint."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -11,14 +12,14 @@ from api.field_mapping import ChunkTable
 from api.migrate.checks import Checked
 from api.migrate.records import Record, Reject, StoreSettings
 from api.migrate.target import Interrupted, Kept, Outcome, Prepared, RejectsFile, StoreFacts
-from api.schemas import VectorStore
-from api.services import stores
+from api.resources import Resources
+from api.schemas import SearchRequest, VectorStore
+from api.services import search, stores
 from api.settings import Settings
-from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, searches, vector_stores
+from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, vector_stores
 from api.tables.database import Connection, Database
 from api.tables.migrated_files import MigratedFile
 from api.tables.migration_checkpoints import Checkpoint
-from api.tables.searches import Asked
 from api.wire import Vector, Vectors
 
 
@@ -27,6 +28,7 @@ class DatabaseTarget:
         self._settings = settings
         self._table = table
         self._database = database
+        self._resources: Resources | None = None  # what a search needs besides
 
     @classmethod
     async def open(cls, settings: Settings) -> "DatabaseTarget":
@@ -40,7 +42,7 @@ class DatabaseTarget:
         return cls(settings, await database.chunk_table(), database)
 
     async def close(self) -> None:
-        await self._database.close()
+        await (self._resources or self._database).close()
 
     @property
     def shown(self) -> str:
@@ -115,13 +117,15 @@ class DatabaseTarget:
         async with self._database.connection(is_long=True) as connection:
             return len(ids), set(ids) - await chunk_transfer.list_present(connection, self._table, store.id, ids)
 
+    def found_as(self, record: Record) -> str:
+        return (self._table.has_file_columns and record.file_id) or str(record.id)
+
     async def search(self, store: StoreFacts, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        async with self._database.connection(is_long=True) as connection:
-            _, (matches,) = await searches.search(
-                connection, self._table, store.id, "vector", [Asked(None, vector)], filter=None, limit=limit
-            )
-        found = [(match["id"], 1 - match["distance"]) for match in matches if match["distance"] is not None]
-        return sorted(found, key=lambda pair: -pair[1])
+        if self._resources is None:
+            self._resources = replace(Resources.of(self._settings), database=self._database)
+        request = SearchRequest(query_embedding=vector.astype(float).tolist(), max_num_results=limit)
+        found = await search.search(self._resources, store.id, request)
+        return [(result["file_id"], 2 * result["score"] - 1) for result in found.page["data"]]
 
     def storable(self, vectors: Vectors) -> Vectors:
         return chunk_transfer.storable(self._table, vectors)

@@ -108,6 +108,10 @@ class Target(Protocol):
         """What the store keeps of vectors."""
         ...
 
+    def found_as(self, record: Record) -> str:
+        """The id under which a search shows a record."""
+        ...
+
     async def search(self, store: StoreFacts, vector: Vector, *, limit: int) -> list[tuple[str, float]]:
-        """The ids nearest to a vector with their cosine similarities, nearest first."""
+        """What a search by a vector shows: ids, with their cosine similarities."""
         ...

@@ -7,11 +7,13 @@ from fastapi.responses import Response
 
 from api import schemas
 from api.answers import Json
-from api.routes.json_route import JsonRoute
+from api.routes.json_route import BatchRoute, JsonRoute
 from api.routes.parameters import Opened
 from api.services import chunks
 
-router = APIRouter(prefix="/vector_stores/{vector_store_id}/embeddings", tags=["Embeddings"], route_class=JsonRoute)
+PREFIX = "/vector_stores/{vector_store_id}/embeddings"
+router = APIRouter(prefix=PREFIX, tags=["Embeddings"], route_class=JsonRoute)
+batch_router = APIRouter(prefix=PREFIX, tags=["Embeddings"], route_class=BatchRoute)
 
 EMBEDS: dict[int | str, dict[str, Any]] = {502: {}, 504: {}}  # how the embedding service fails
 
@@ -23,7 +25,7 @@ async def create_embedding(
     return Json(await chunks.create(resources, vector_store_id, request))
 
 
-@router.post("/batch", response_model=schemas.EmbeddingBatch, responses=EMBEDS)
+@batch_router.post("/batch", response_model=schemas.EmbeddingBatch, responses=EMBEDS)
 async def create_embedding_batch(
     vector_store_id: str, request: schemas.CreateEmbeddingBatchRequest, resources: Opened
 ) -> Response:

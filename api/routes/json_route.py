@@ -10,11 +10,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from api.batch_body import BatchReader
 from api.errors import InvalidRequest, RequestTooLarge
 from api.routes.parameters import opened
 
 
 class _JsonRequest(Request):
+    parse: Callable[[bytes], Any] = staticmethod(orjson.loads)
+
     async def read(self, limit: int) -> None:
         """Read the body into memory, as far as the limit allows.
 
@@ -23,35 +26,49 @@ class _JsonRequest(Request):
         """
         announced = self.headers.get("content-length", "")
         size = int(announced) if announced.isdecimal() else 0
-        body = bytearray()
+        parts: list[bytes] = []
         if size <= limit:
+            size = 0
             try:
-                async for chunk in self.stream():
-                    body += chunk
-                    size = len(body)
+                async for part in self.stream():
+                    parts.append(part)
+                    size += len(part)
                     if size > limit:
                         break
             except ClientDisconnect as error:
                 raise InvalidRequest("The request ended before its body did.") from error
         if size > limit:
             raise RequestTooLarge(f"The request body is larger than the {limit} bytes of MAX_REQUEST_BYTES.")
-        self._body = bytes(body)
+        self._body = b"".join(parts)
 
     async def json(self) -> Any:
-        return orjson.loads(await self.body())
+        return self.parse(await self.body())
 
 
 class JsonRoute(APIRoute):
+    def parser(self) -> Callable[[bytes], Any]:
+        """What parses the bodies; it raises a ValueError when one is no JSON."""
+        return orjson.loads
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        parse = self.parser()
 
         async def handle_json(request: Request) -> Response:
             json_request = _JsonRequest(request.scope, request.receive)
+            json_request.parse = parse
             # Here and not when FastAPI asks for it, which would answer any failure with a 400.
             await json_request.read(limit=request.app.state.resources.settings.max_request_bytes)
             return await handle(json_request)
 
         return handle_json
+
+
+class BatchRoute(JsonRoute):
+    """One that takes many vectors."""
+
+    def parser(self) -> Callable[[bytes], Any]:
+        return BatchReader().read
 
 
 class DirectRoute(JsonRoute):

@@ -1,12 +1,13 @@
-"""`/health` and `/ready`, for whoever operates Quiver."""
+"""`/health`, `/ready` and `/metrics`, for whoever operates Quiver."""
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 from api import schemas
 from api.answers import Json
+from api.metrics import CONTENT_TYPE
 from api.routes.parameters import Opened
-from api.services import readiness
+from api.services import queue, readiness
 
 router = APIRouter(tags=["Operations"])
 
@@ -22,3 +23,10 @@ async def ready(resources: Opened) -> Response:
     """What a request needs is there; what is not is named."""
     answer = await readiness.check(resources)
     return Json(answer, status_code=200 if answer["status"] == "ok" else 503)
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(resources: Opened) -> Response:
+    """What Prometheus reads."""
+    resources.metrics.set_queue(await queue.depth(resources))
+    return Response(resources.metrics.text(), media_type=CONTENT_TYPE)

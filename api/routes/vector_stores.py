@@ -9,7 +9,7 @@ from api import schemas
 from api.answers import Json
 from api.routes.json_route import DirectRoute, JsonRoute
 from api.routes.parameters import Opened
-from api.services import search, stores
+from api.services import search, stores, vector_indexes
 
 router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=JsonRoute)
 search_router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=DirectRoute)
@@ -40,6 +40,11 @@ async def modify_vector_store(
 @router.delete("/{vector_store_id}", response_model=schemas.VectorStoreDeleted)
 async def delete_vector_store(vector_store_id: str, resources: Opened) -> Response:
     return Json(await stores.delete(resources, vector_store_id))
+
+
+@router.get("/{vector_store_id}/index", response_model=schemas.VectorStoreIndex)
+async def retrieve_vector_store_index(vector_store_id: str, resources: Opened) -> Response:
+    return Json(await vector_indexes.get(resources, vector_store_id))
 
 
 @search_router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})

@@ -158,9 +158,9 @@ async def _existing(
         if chunk.id not in found:
             continue
         there, stored = found[chunk.id]
-        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata)
+        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata) and stored is not None
         # What the server embedded itself may differ by a rounding from one time to the next.
-        if not is_same or stored is None or (request.embedding is not None and not have_same_direction(stored, vector)):
+        if not is_same or (request.embedding is not None and not have_same_direction(stored, vector)):
             raise Conflict(
                 f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
                 param="id",

@@ -69,22 +69,28 @@ async def ingest(resources: Resources, vector_store_id: str, file_id: str) -> No
         with Spool() as spool:
             filename = await _fill(resources, vector_store_id, file_id, claim, spool)
             await _complete(resources, vector_store_id, ChunkedFile(file_id, filename, None), claim, spool)
+        resources.metrics.count_file("completed", chunks=spool.chunks)
         log.info("file_ingested", **facts, chunks=spool.chunks, seconds=round(time.monotonic() - started, 3))
     except asyncio.CancelledError:  # this worker stops, which is not the file's fault
         with suppress(ApiError):
             await _release(resources, vector_store_id, file_id, claim)
         raise
     except _Superseded:
+        resources.metrics.count_file("superseded")
         log.info("ingestion_superseded", **facts)
     except ExtractionError as error:
         if isinstance(error, ExtractorFailed) and claim["starts"] < MAX_EXTRACTIONS:
+            resources.metrics.count_file("retried")
             raise
+        resources.metrics.count_file("failed")
         log.info("file_failed", **facts, code=error.code, message=error.message, detail=error.detail)
         await _fail(resources, vector_store_id, file_id, claim, {"code": error.code, "message": error.message})
     except ApiError as error:
         if not _is_final(error) and claim["age_seconds"] < resources.settings.ingestion_retry_seconds:
+            resources.metrics.count_file("retried")
             await _release(resources, vector_store_id, file_id, claim)
             raise
+        resources.metrics.count_file("failed")
         log.warning("file_failed", **facts, code=error.code, message=error.message)
         await _fail(resources, vector_store_id, file_id, claim, {"code": "server_error", "message": error.message})
 

@@ -82,7 +82,8 @@ async def _merge(resources: Resources, id: str) -> None:
         segments = await keyword_index.list_segments(connection, id)
         for merged in (young_segments(segments), *worn_segments(segments)):
             if merged:
-                await keyword_index.merge(connection, id, merged, into=into)
+                old = [segment for segment in segments if segment["segment"] in merged]
+                await keyword_index.merge(connection, id, old, into=into)
                 into += 1
                 segments = [segment for segment in segments if segment["segment"] not in merged]
 

@@ -27,6 +27,7 @@ class Plan:
     reranker: str | None
     threshold: float
     candidates: int  # of each leg
+    ef_search: int | None  # None: as many as the candidates need
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def plan(request: SearchRequest, table: ChunkTable, *, limit: int) -> Plan:
         reranker=reranker,
         threshold=options.score_threshold or 0.0,
         candidates=limit if is_final else max(options.candidates or DEFAULT_CANDIDATES, limit),
+        ef_search=options.ef_search,
     )
 
 

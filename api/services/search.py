@@ -15,7 +15,7 @@ from api.services import ranking, stores
 from api.services.ranking import Answer, Plan, Ranked
 from api.tables import searches, vector_stores
 from api.tables.database import Connection
-from api.tables.searches import Asked, Leg, Match, Store
+from api.tables.searches import Asked, Leg, Match, Search, Store
 from api.wire import Vector, dump_json, read_vector
 
 DEFAULT_RESULTS = 10
@@ -55,7 +55,8 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
         ]
     if request.query_embedding is not None:
         query = read_vector(request.query_embedding, param="query_embedding")
-        store, found = await _find(resources, table, vector_store_id, plan, [Asked(None, query)], request.filters)
+        known = resources.known_stores.find(vector_store_id) or await _store(resources, vector_store_id)
+        store, found = await _find(resources, table, known, plan, [Asked(None, query)], request.filters)
         if store.dimension not in (None, query.size):
             raise _misfit(vector_store_id, query, store.dimension)
     else:
@@ -84,7 +85,7 @@ async def _find_texts(
             if store.dimension is None:  # nothing was ever put in
                 return []
         asked = await _ask(resources, plan, questions, model=store.model, dimension=store.dimension)
-        current, found = await _find(resources, table, vector_store_id, plan, asked, filter)
+        current, found = await _find(resources, table, store, plan, asked, filter)
         if (current.model, current.dimension) == (store.model, store.dimension):
             return found
         store = current
@@ -103,16 +104,15 @@ async def _ask(
 async def _find(
     resources: Resources,
     table: ChunkTable,
-    id: str,
+    known: Store,
     plan: Plan,
     asked: Sequence[Asked],
     filter: Filter | None,
 ) -> tuple[Store, list[list[Match]]]:
+    search = Search(_LEGS[plan.mode], filter, limit=plan.candidates, ef_search=plan.ef_search)
     async with resources.database.connection() as connection:
-        store, found = await searches.search(
-            connection, table, id, _LEGS[plan.mode], asked, filter=filter, limit=plan.candidates
-        )
-        return await _searched(resources, connection, id, store), found
+        store, found = await searches.search(connection, table, known, search, asked)
+        return await _searched(resources, connection, known.id, store), found
 
 
 async def _store(resources: Resources, id: str) -> Store:

@@ -12,8 +12,7 @@ from psycopg import sql
 
 from api.errors import InvalidRequest
 from api.field_mapping import ChunkTable, Column
-from api.filters import FilterCompiler
-from api.schemas import Embedding, Filter
+from api.schemas import Embedding
 from api.tables.database import Connection
 from api.wire import Vector, Vectors
 
@@ -49,24 +48,6 @@ RETURNING coalesce(octet_length({content}), 0) AS usage_bytes, {file_id} AS file
 """
 
 DELETE_OF_STORE = "DELETE FROM {table} WHERE {vector_store_id} = {store}"
-
-# Adding 0 keeps an index on the vectors out of it: such an index covers all stores and would find the neighbours of
-# the whole table, of which few may be this store's. The store's rows are scanned instead, which is exact.
-# Only places and distances are sorted; the texts are fetched for the few that win.
-SEARCH = """
-SELECT {id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes,
-       coalesce({content}, '') AS text, nearest.distance
-FROM (
-    SELECT tableoid AS nearest_table, ctid AS nearest_row, ({embedding} <=> %(query)b::{vector_type}) + 0 AS distance
-    FROM {table}
-    WHERE {vector_store_id} = {store} AND {condition}
-    ORDER BY distance
-    LIMIT %(limit)s
-) AS nearest
-JOIN {table} ON {table}.ctid = nearest_row AND {table}.tableoid = nearest_table
-ORDER BY nearest.distance, id
-"""
-
 
 # litellm-pgvector kept no counters and no dimensions, and a table of somebody else's knows no stores at all. A store
 # that Quiver filled has its dimension, which is how the two are told apart.
@@ -169,15 +150,6 @@ async def adopt_stores(connection: Connection, table: ChunkTable) -> list[dict[s
     in_utc = sql.SQL(" AT TIME ZONE 'UTC'" if table.created_at.type == "timestamp" else "")
     statement = sql.SQL(ADOPT_STORES).format(**table.names, table=table.identifier, in_utc=in_utc)
     return await (await connection.execute(statement, {})).fetchall()
-
-
-def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
-    """Which of a store's chunks may be found, and the parameters of that."""
-    compiler = FilterCompiler(table.metadata_as_jsonb)
-    condition: sql.Composable = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
-    if table.embedding.is_nullable:
-        condition = sql.SQL("{} AND {} IS NOT NULL").format(condition, table.names["embedding"])
-    return condition, compiler.params
 
 
 def statement_names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Composable]:

@@ -189,6 +189,23 @@ class KeywordPostings:
 
 
 @final
+class VectorIndexes:
+    TABLE: Final = "vector_indexes"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    ID: Final = "id"
+    AFTER_SEQ: Final = "after_seq"
+    UNTIL_SEQ: Final = "until_seq"
+    DIMENSION: Final = "dimension"
+    CHUNK_COUNT: Final = "chunk_count"
+    LIVING_COUNT: Final = "living_count"
+    IS_READY: Final = "is_ready"
+    ATTEMPTS: Final = "attempts"
+    TRIED_AT: Final = "tried_at"
+    ERROR: Final = "error"
+    CREATED_AT: Final = "created_at"
+
+
+@final
 class MigrationCheckpoints:
     TABLE: Final = "migration_checkpoints"
     ID: Final = "id"

@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
+from api.observation import measured
 from api.settings import Settings
 from api.tables import chunk_table, scope
 from api.tables.database_url import parse_url, uses_transaction_pooler
@@ -64,19 +65,20 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         assert settings.database_url is not None  # whoever starts a part has checked
         url = settings.database_url.get_secret_value()
-        conninfo, self._schema = parse_url(url)
+        self._conninfo, self._schema = parse_url(url)
         self._fields = settings.db_fields
         self._answer_seconds = settings.database_answer_seconds
         self._catalogue = _Catalogue()
+        self._connecting: dict[str, Any] = {
+            "autocommit": True,
+            "row_factory": dict_row,
+            "application_name": "quiver",
+            "prepare_threshold": None if uses_transaction_pooler(url) else 5,
+        }
         self._pool = AsyncConnectionPool[Connection](
-            conninfo,
+            self._conninfo,
             connection_class=Connection,
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                "application_name": "quiver",
-                "prepare_threshold": None if uses_transaction_pooler(url) else 5,
-            },
+            kwargs=self._connecting,
             min_size=1,
             max_size=settings.database_pool_size,
             timeout=settings.database_timeout_seconds,
@@ -91,6 +93,10 @@ class Database:
 
     async def close(self) -> None:
         await self._pool.close()
+
+    def pool_stats(self) -> dict[str, int]:
+        """psycopg_pool's own numbers; a counter that is still zero may be missing."""
+        return self._pool.get_stats()
 
     def within(self, scope: Scope) -> "Database":
         """The same database, with the same connections, of which only what the scope allows can be seen."""
@@ -110,12 +116,19 @@ class Database:
         try:
             async with (
                 asyncio.timeout(None if is_long else self._answer_seconds),
+                measured("sql"),  # the wait for a connection included
                 self._pool.connection() as connection,
             ):
+                connection.scope = self.scope
                 try:
-                    async with self._scoped(connection):
+                    if self.scope.tenant and await scope.is_policed(connection):
+                        async with connection.transaction():
+                            await scope.set_policy(connection)
+                            yield connection
+                    else:
                         yield connection
                 finally:
+                    connection.scope = NOTHING
                     is_broken = connection.broken
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
@@ -133,6 +146,21 @@ class Database:
         async with self.connection(is_long=is_long) as connection, connection.transaction():
             yield connection
 
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncGenerator[Connection]:
+        """A connection of its own, for work that takes its time and settings that nobody else is to have.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached, or went away.
+        """
+        try:
+            async with await Connection.connect(self._conninfo, **self._connecting) as connection:
+                await self._configure(connection)
+                connection.scope = self.scope
+                yield connection
+        except psycopg.Error as error:
+            raise _named(error) from error
+
     async def chunk_table(self) -> ChunkTable:
         """The mapped table of chunks, looked up once.
 
@@ -149,19 +177,6 @@ class Database:
                 await self._pool.drain()
             catalogue.chunk_table = found
         return catalogue.chunk_table
-
-    @contextlib.asynccontextmanager
-    async def _scoped(self, connection: Connection) -> AsyncGenerator[None]:
-        connection.scope = self.scope
-        try:
-            if self.scope.tenant is None or not await scope.is_policed(connection):
-                yield
-                return
-            async with connection.transaction():
-                await scope.set_policy(connection)
-                yield
-        finally:
-            connection.scope = NOTHING
 
     async def _configure(self, connection: Connection) -> None:
         set_json_loads(_load_json, connection)

@@ -38,6 +38,11 @@ WHERE status IN ('todo', 'doing') AND queue_name = %(queue)s
 LIMIT 1000
 """
 
+COUNT = """
+SELECT queue_name, status::text AS status, count(*) AS count FROM procrastinate_jobs
+WHERE status IN ('todo', 'doing') GROUP BY queue_name, status
+"""
+
 
 async def current_turn(connection: Connection) -> int:
     row = await (await connection.execute(CURRENT_TURN, {"queue": QUEUE})).fetchone()
@@ -55,3 +60,9 @@ async def list_lost(connection: Connection) -> list[tuple[str, str]]:
     """Files that wait without a job, as (store, file)."""
     rows = await (await connection.execute(LIST_LOST, {"queue": QUEUE})).fetchall()
     return [(row["vector_store_id"], row["file_id"]) for row in rows]
+
+
+async def count(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many jobs wait (`todo`) and are being done (`doing`), by queue and status."""
+    rows = await (await connection.execute(COUNT)).fetchall()
+    return {(row["queue_name"], row["status"]): row["count"] for row in rows}

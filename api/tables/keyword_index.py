@@ -61,8 +61,8 @@ FOR UPDATE SKIP LOCKED
 
 INDEX = """
 WITH batch AS MATERIALIZED (
-    SELECT row_number() OVER (ORDER BY {order}) + %(number)s - 1 AS number, chunk_id, seq, words,
-           (SELECT coalesce(sum(cardinality(positions)), 0) FROM unnest(words)) AS length
+    SELECT (row_number() OVER (ORDER BY {order}) + %(number)s - 1)::int AS number, chunk_id, seq, words,
+           (SELECT coalesce(sum(cardinality(positions)), 0) FROM unnest(words))::int AS length
     FROM (
         SELECT {id}::text AS chunk_id, {id} AS typed_id, seq,
                to_tsvector(%(language)s::regconfig, left({content}, %(characters)s)) AS words
@@ -80,7 +80,7 @@ posted AS (
     INSERT INTO keyword_postings
         (vector_store_id, term, segment, chunk_count, numbers, frequencies, lengths)
     SELECT {store}, lexeme, %(segment)s, count(*), array_agg(number),
-           array_agg(cardinality(positions)), array_agg(least(length, 32767))
+           array_agg(cardinality(positions)::smallint), array_agg(least(length, 32767)::smallint)
     FROM batch CROSS JOIN LATERAL unnest(words)
     GROUP BY lexeme
 ),
@@ -134,6 +134,31 @@ counted AS (
 )
 UPDATE keyword_stores SET next_segment = next_segment + 1 WHERE vector_store_id = %(store)s
 """
+
+# Where nothing was deleted, the arrays are put one behind another: their numbers are not looked at, which would take
+# as long as indexing did. A term has one row in a segment, which is what min() finds.
+JOIN = """
+WITH old AS (
+    DELETE FROM keyword_segments WHERE vector_store_id = %(store)s AND segment = ANY(%(segments)s)
+    RETURNING first_number, last_number, chunk_count, word_count
+),
+old_posting AS (
+    DELETE FROM keyword_postings WHERE vector_store_id = %(store)s AND segment = ANY(%(segments)s)
+    RETURNING term, segment, chunk_count, numbers, frequencies, lengths
+),
+posted AS (
+    INSERT INTO keyword_postings (vector_store_id, term, segment, chunk_count, numbers, frequencies, lengths)
+    SELECT %(store)s, term, %(segment)s, sum(chunk_count), {numbers}, {frequencies}, {lengths}
+    FROM old_posting GROUP BY term
+),
+counted AS (
+    INSERT INTO keyword_segments (vector_store_id, segment, first_number, last_number, chunk_count, word_count)
+    SELECT %(store)s, %(segment)s, min(first_number), max(last_number), sum(chunk_count), sum(word_count) FROM old
+)
+UPDATE keyword_stores SET next_segment = next_segment + 1 WHERE vector_store_id = %(store)s
+"""
+
+OF_SEGMENT = "min({column}) FILTER (WHERE segment = {segment})"
 
 FORGET_DELETED = """
 WITH deleted AS (
@@ -256,9 +281,20 @@ async def list_segments(connection: Connection, vector_store_id: str) -> list[Se
     return cast("list[Segment]", rows)
 
 
-async def merge(connection: Connection, vector_store_id: str, segments: Sequence[int], *, into: int) -> None:
+async def merge(connection: Connection, vector_store_id: str, segments: Sequence[Segment], *, into: int) -> None:
     """Make one new segment of some that lie next to each other, without the chunks that are gone."""
-    await connection.execute(MERGE, {"store": vector_store_id, "segments": list(segments), "segment": into})
+    numbers = [segment["segment"] for segment in segments]
+    statement = sql.SQL(MERGE)
+    if not any(segment["deleted_count"] for segment in segments):
+        columns = ("numbers", "frequencies", "lengths")
+        statement = sql.SQL(JOIN).format(**{column: _one_behind_another(column, numbers) for column in columns})
+    await connection.execute(statement, {"store": vector_store_id, "segments": numbers, "segment": into})
+
+
+def _one_behind_another(column: str, segments: Sequence[int]) -> sql.Composed:
+    of_segment = sql.SQL(OF_SEGMENT)
+    arrays = [of_segment.format(column=sql.Identifier(column), segment=sql.Literal(number)) for number in segments]
+    return sql.SQL(" || ").join(arrays)  # an array behind a null is the array
 
 
 async def forget_deleted(connection: Connection, table: ChunkTable, vector_store_id: str) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import SEARCH
 from api.tables.keyword_index import id_type
 
 MAX_QUESTION_CHARACTERS: Final = 10_000
@@ -111,11 +110,13 @@ def worded(
     return sql.SQL(WORDED).format(**names, condition=condition, distance=distance, id_type=id_type(table))
 
 
-def both(table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable) -> sql.Composed:
-    """What is nearest, nearest first, and what has most of the words, the best first: up to a limit of each."""
+def both(
+    table: ChunkTable, names: Mapping[str, sql.Composable], condition: sql.Composable, *, nearest: sql.Composable
+) -> sql.Composed:
+    """What is nearest, as another statement finds it, and what has most of the words: up to a limit of each."""
     distance = sql.SQL(DISTANCE).format(**names)
     return sql.SQL(HYBRID).format(
         **names,
-        nearest=sql.SQL(SEARCH).format(**names, condition=condition),
+        nearest=nearest,
         worded=worded(table, names, condition, distance=distance),
     )

@@ -7,18 +7,21 @@ before and checked by what comes back with the chunks. No answer is given, and n
 import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, LiteralString, TypedDict, cast
 
+import orjson
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search, scope
-from api.tables.chunks import SEARCH, compile_condition, statement_names, storable, typed_id
+from api.tables import keyword_search, scope, vector_search
+from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
 from api.tables.scope import Kind
+from api.tables.vector_index import Segment
+from api.tables.vector_search import Indexes, compile_condition
 from api.wire import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
@@ -29,9 +32,14 @@ Leg = Literal["vector", "keyword", "both"]
 STORE = """
 SELECT embedding_model AS model, embedding_dimension AS dimension,
        status = 'expired' OR coalesce(expires_at <= now(), false) AS is_expired,
-       last_active_at IS NULL OR last_active_at < now() - make_interval(secs => 60) AS is_idle
+       last_active_at IS NULL OR last_active_at < now() - make_interval(secs => 60) AS is_idle,
+       indexed.segments
 FROM vector_stores
-WHERE id = %(vector_store_id)s AND {visible}
+CROSS JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(after_seq, until_seq) ORDER BY until_seq)::text AS segments
+    FROM vector_indexes WHERE vector_store_id = vector_stores.id AND is_ready
+) AS indexed
+WHERE vector_stores.id = %(vector_store_id)s AND {visible}
 """
 
 # The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
@@ -59,12 +67,17 @@ _SCORES: Final[Mapping[Leg, LiteralString]] = {
 
 @dataclass(frozen=True)
 class Store:
-    """What a search has to know of its store."""
+    """What a search has to know of its store.
 
+    The indexes may be others by now: a search with those of a moment ago is slower for once, and as right.
+    """
+
+    id: str
     model: str | None
     dimension: int | None
     is_expired: bool
     is_idle: bool  # and to be marked as active
+    segments: tuple[Segment, ...] = ()  # that have an index
 
 
 class Match(TypedDict):
@@ -82,6 +95,16 @@ class Match(TypedDict):
     distance: float | None
     text_score: float | None
     is_indexed: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is sought, whatever the questions: up to `limit` chunks of each leg."""
+
+    leg: Leg
+    filter: Filter | None
+    limit: int
+    ef_search: int | None = None  # candidates of an index; None: as many as the limit needs
 
 
 @dataclass(frozen=True)
@@ -113,41 +136,40 @@ class KnownStores:
 
 async def find_store(connection: Connection, id: str) -> Store | None:
     row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
-    return None if row is None else _store(row)
+    return None if row is None else _store(id, row)
 
 
 async def search(
     connection: Connection,
     table: ChunkTable,
-    vector_store_id: str,
-    leg: Leg,
+    known: Store,
+    search: Search,
     asked: Sequence[Asked],
-    *,
-    filter: Filter | None,
-    limit: int,
 ) -> tuple[Store | None, list[list[Match]]]:
-    """The store as it is, and up to `limit` chunks of each leg for each question, in no order.
+    """The store as it is, and the chunks of each leg for each question, in no order.
 
     Nothing is found where the store has expired or vectors of another dimension. Several questions take one round trip.
     """
-    store_id = typed_id(table.vector_store_id, vector_store_id)
+    store_id = typed_id(table.vector_store_id, known.id)
     if store_id is None:
         return None, []
-    text, params = statement(table, leg, filter, connection.scope.kind)
+    if any(one.query is not None and len(one.query) != known.dimension for one in asked):
+        known = replace(known, segments=())  # what the store is by now decides, and the indexes could not be asked
+    text, params = statement(table, known, search, connection.scope.kind)
     params |= {
         **connection.scope.params,
-        "vector_store_id": vector_store_id,
+        "vector_store_id": known.id,
         "store": store_id,
-        "limit": limit,
+        "limit": search.limit,
         **keyword_search.BOUNDS,
     }
     if len(asked) == 1:
-        answers = [await _execute(connection, table, text, params, asked[0], prepare=filter is None)]
+        answers = [await _execute(connection, table, text, params, asked[0], prepare=search.filter is None)]
     else:
         async with connection.pipeline():
             answers = [await _execute(connection, table, text, params, one, prepare=False) for one in asked]
     found = [cast("list[dict[str, Any]]", await answer.fetchall()) for answer in answers]
-    store = _store(found[0][0]) if found[0] else None
+    store = _store(known.id, found[0][0]) if found[0] else None
     return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
 
 
@@ -167,35 +189,54 @@ async def _execute(
     return await connection.execute(text, params | own, prepare=None if prepare else False, binary=True)
 
 
-def statement(table: ChunkTable, leg: Leg, filter: Filter | None, kind: Kind) -> tuple[bytes, dict[str, object]]:
-    """The same text for every search of a kind, so that a connection plans it once; a filter's parameters."""
-    if filter is None:
-        return _unfiltered(table, leg, kind), {}
-    condition, params = compile_condition(table, filter)
-    return _compose(table, leg, condition, kind), params
+def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[bytes, dict[str, object]]:
+    """The text of a search and its filter's parameters.
+
+    Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
+    """
+    through = None
+    if known.segments and known.dimension is not None and search.leg != "keyword":
+        through = Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+    if search.filter is None:
+        return _unfiltered(table, search.leg, through, kind), {}
+    condition, params = compile_condition(table, search.filter)
+    legs = _compose(table, search.leg, condition, through, is_filtered=True)
+    return _around(legs, search.leg, kind), params
 
 
-@functools.cache
-def _unfiltered(table: ChunkTable, leg: Leg, kind: Kind) -> bytes:
-    return _compose(table, leg, compile_condition(table, None)[0], kind)
+@functools.lru_cache(MAX_KNOWN)
+def _unfiltered(table: ChunkTable, leg: Leg, through: Indexes | None, kind: Kind) -> bytes:
+    legs = _compose(table, leg, compile_condition(table, None)[0], through, is_filtered=False)
+    return _around(legs, leg, kind)
 
 
-def _compose(table: ChunkTable, leg: Leg, condition: sql.Composable, kind: Kind) -> bytes:
-    names = statement_names(table, "") | {"store": sql.Placeholder("store")}
+def _around(legs: sql.Composable, leg: Leg, kind: Kind) -> bytes:
+    visible = scope.condition(VectorStores.TABLE, kind)
+    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible).as_bytes()
+
+
+def _compose(
+    table: ChunkTable, leg: Leg, condition: sql.Composable, through: Indexes | None, *, is_filtered: bool
+) -> sql.Composable:
     condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
+    names = statement_names(table, "") | {"store": sql.Placeholder("store"), "limit": sql.Placeholder("limit")}
+    if through is None:
+        nearest = vector_search.exactly(names, condition)
+    else:
+        nearest = vector_search.through_indexes(table, condition, through, is_filtered=is_filtered)
     match leg:
         case "vector":
-            legs = sql.SQL(SEARCH).format(**names, condition=condition)
+            return nearest
         case "keyword":
-            legs = keyword_search.worded(table, names, condition)
+            return keyword_search.worded(table, names, condition)
         case "both":
-            legs = keyword_search.both(table, names, condition)
-    return (
-        sql.SQL(SEARCH_STORE)
-        .format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=scope.condition(VectorStores.TABLE, kind))
-        .as_bytes()
-    )
+            return keyword_search.both(table, names, condition, nearest=nearest)
 
 
-def _store(row: dict[str, Any]) -> Store:
-    return Store(row["model"], row["dimension"], row["is_expired"], row["is_idle"])
+def _store(id: str, row: dict[str, Any]) -> Store:
+    return Store(id, row["model"], row["dimension"], row["is_expired"], row["is_idle"], _segments(row["segments"]))
+
+
+@functools.lru_cache(MAX_KNOWN)
+def _segments(text: str | None) -> tuple[Segment, ...]:
+    return () if text is None else tuple(Segment(after, until) for after, until in orjson.loads(text))

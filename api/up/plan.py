@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from api.auth import required_key
 from api.errors import ConfigurationError
-from api.server import listen
+from api.listener import listen
 from api.settings import Settings
 from api.up import keys, system_account
 from api.up.embedded_postgres import find_binaries

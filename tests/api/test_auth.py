@@ -15,6 +15,7 @@ ROUTES = [
     ("GET", "/v1/vector_stores/vs_1"),
     ("POST", "/v1/vector_stores/vs_1"),
     ("DELETE", "/v1/vector_stores/vs_1"),
+    ("GET", "/v1/vector_stores/vs_1/index"),
     ("POST", "/v1/vector_stores/vs_1/search"),
     ("POST", "/v1/vector_stores/vs_1/embeddings"),
     ("POST", "/v1/vector_stores/vs_1/embeddings/batch"),

@@ -62,6 +62,7 @@ CASES = {
     "lone surrogate": (EMBEDDINGS, '{"content":"\\ud800"}', None, "invalid_json"),
     "metadata 101 deep": (EMBEDDINGS, '{"content":"a","metadata":' + '{"a":' * 101 + "1" + "}" * 102, "metadata", "invalid_value"),
     "booleans for numbers": (EMBEDDINGS, '{"content":"x","embedding":[true,false]}', "embedding.0", "invalid_type"),
+    "lists in the list": (EMBEDDINGS, f'{{"content":"[x]","embedding":{vector("[1.0]")}}}', "embedding.0", "invalid_type"),
     "2049 embeddings": (EMBEDDINGS + "/batch", json.dumps({"embeddings": [{"content": "x"}] * 2049}), "embeddings", "array_above_max_length"),
     "unknown field": (EMBEDDINGS, '{"content":"x","vector":[1.0]}', "vector", "unknown_parameter"),
     "empty batch": (EMBEDDINGS + "/batch", '{"embeddings":[]}', "embeddings", "array_below_min_length"),
@@ -114,6 +115,10 @@ CASES = {
     "empty query": (SEARCH, '{"query":""}', "query", "invalid_value"),
     "no queries": (SEARCH, '{"query":[]}', "query", "array_below_min_length"),
     "empty one of the queries": (SEARCH, '{"query":["x",""]}', "query.1", "invalid_value"),
+    "NaN in a query_embedding": (SEARCH, '{"query_embedding":"AADAfw=="}', "query_embedding", "invalid_value"),
+    "half a float in a query_embedding": (SEARCH, '{"query_embedding":"AAA="}', "query_embedding", "invalid_value"),
+    "query_embedding that is no base64": (SEARCH, '{"query_embedding":"?"}', "query_embedding", "invalid_value"),
+    "short query_embedding in base64": (SEARCH, '{"query_embedding":"AACAPw=="}', "query_embedding", "embedding_dimension_mismatch"),
     "short query_embedding": (SEARCH, '{"query_embedding":[1.0]}', "query_embedding", "embedding_dimension_mismatch"),
     "not JSON": (SEARCH, "{nope", None, "invalid_json"),
     "not an object": (SEARCH, "[]", None, "invalid_type"),
@@ -137,6 +142,25 @@ async def test_bad_input_is_refused_and_changes_nothing(
     assert error["type"] == "invalid_request_error"
     assert error["code"] == code
     assert param is None or error["param"] == param
+    assert await snapshot(http, store) == before
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case[0] == EMBEDDINGS])
+async def test_a_batch_is_refused_for_what_is_wrong_with_one_chunk(
+    http: httpx.AsyncClient, store: str, case: str
+) -> None:
+    before = await snapshot(http, store)
+    _, body, param, code = CASES[case]
+
+    answer = await http.post(
+        f"{STORES}/{store}/embeddings/batch",
+        content=f'{{"embeddings":[{{"content":"fine"}},{body}]}}',
+        headers={"Content-Type": "application/json"},
+    )
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, code)
+    assert error["param"] == (param and f"embeddings.1.{param}")
     assert await snapshot(http, store) == before
 
 

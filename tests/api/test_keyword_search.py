@@ -223,6 +223,30 @@ async def test_small_batches_become_few_segments_and_lose_nothing(
     assert list(await find(http, store, "n7")) == ["n7"]
 
 
+async def chunks_with(database: str, term: str) -> int:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        statement = "SELECT sum(cardinality(numbers)) FROM keyword_postings WHERE term = %s"
+        row = await (await connection.execute(statement, (term,))).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_a_merge_leaves_out_what_was_deleted(
+    http: httpx.AsyncClient, store: str, resources: Resources, database: str
+) -> None:
+    await put(http, store, [{"id": f"old{i}", "content": f"number old{i}"} for i in range(6)])
+    await keywords.index(resources, seconds=60)
+    await http.delete(f"/v1/vector_stores/{store}/embeddings/old3")
+    await keywords.sweep(resources)
+    for i in range(3):
+        await put(http, store, [{"id": f"new{i}", "content": f"number new{i}"}, {"id": f"more{i}", "content": "more"}])
+        await keywords.index(resources, seconds=60)
+
+    assert await count(database, "keyword_segments") == 1
+    assert await chunks_with(database, "number") == 8
+    assert set(await find(http, store, "number")) == {"old0", "old1", "old2", "old4", "old5", "new0", "new1", "new2"}
+
+
 @pytest.mark.parametrize(
     ("sizes", "merged"),
     [

@@ -71,7 +71,7 @@ def machine(call: dict[str, Any], database: str) -> type[APIStateMachine]:
     class Machine(description.as_state_machine()):
         def setup(self) -> None:
             with psycopg.connect(database, autocommit=True) as connection:
-                connection.execute("TRUNCATE vector_stores, files, uploads, idempotency_keys")
+                connection.execute("TRUNCATE vector_stores, files, uploads, idempotency_keys, api_keys")
 
         def get_call_kwargs(self, case: Case) -> dict[str, Any]:
             return call
@@ -93,12 +93,14 @@ def existing(call: dict[str, Any]) -> dict[str, str]:
         chunk = http.post(f"/vector_stores/{store}/embeddings", json={"content": "text"}).json()["id"]
         announced = {"filename": "a.txt", "purpose": "assistants", "bytes": 4, "mime_type": "text/plain"}
         upload = http.post("/uploads", json=announced).json()["id"]
+        key = http.post("/keys", json={"name": "a", "role": "read"}).json()["id"]
     return {
         "vector_store_id": store,
         "file_id": file,
         "batch_id": batch,
         "embedding_id": chunk,
         "upload_id": upload,
+        "key_id": key,
     }
 
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from api.tables import migrations
 from api.up.embedded_postgres import EmbeddedPostgres
 from tests.conftest import KEY, Serve, new_database, raw
 from tests.fake_embedder import FakeEmbedder
-from tests.postgres_tools import pooler_of, replica_of, run_tool
+from tests.postgres_tools import own_server, pooler_of, replica_of, run_tool
 from tests.processes import free_port
 from tests.working import work_off
 
@@ -71,14 +70,6 @@ async def execute(url: str, statement: LiteralString) -> None:
         await connection.execute(statement)
 
 
-@asynccontextmanager
-async def own_server(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
-    """A migrated server of this test's own."""
-    with EmbeddedPostgres(directory, durable=False) as server:
-        await migrations.apply(server.url)
-        yield server
-
-
 async def test_a_dump_restored_elsewhere_gives_the_same_answers(
     serve: Serve, settings: dict[str, Any], postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
@@ -112,14 +103,6 @@ async def test_many_clients_share_the_few_connections_of_a_pooler(
 
     assert {len(answer) for answer in answers} == {5}
     assert {answer[0][0] for answer in answers} == {TEXTS[1]}
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that other users of the system can reach, as pytest's own cannot be."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 async def test_the_database_may_fail_over_to_another_server(

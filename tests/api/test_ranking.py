@@ -145,7 +145,7 @@ async def test_everything_may_be_null(find: Any) -> None:
     assert len(await find(**dict.fromkeys(names))) == 4
 
 
-async def test_ef_search_is_taken_and_changes_nothing(find: Any) -> None:
+async def test_ef_search_changes_nothing_in_a_small_store(find: Any) -> None:
     assert await find(ef_search=10) == await find()
 
 

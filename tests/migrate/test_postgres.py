@@ -158,7 +158,7 @@ async def test_vectors_that_were_changed_do_not_pass_the_verification(
 
     said = capsys.readouterr().err
     assert "rows have another vector" in said
-    assert "are found by a search of one side only" in said
+    assert "are found nearer than they are in the source" in said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""Bodies of `POST .../embeddings/batch`, read four times as fast as by way of lists of Python's numbers."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+import simdjson
+
+# A parser keeps memory of a few times the largest body it has read.
+MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+
+ESCAPED_BRACKET: Final = b"\\u005"  # how JSON may write `[`, if it ends with a `b`
+
+
+class _Unusual(ValueError):
+    """The body is not what clients usually send, and may be wrong."""
+
+
+class BatchReader:
+    """Reads JSON as orjson does, but lists of numbers called `embedding` as a `memoryview` of doubles.
+
+    For use by one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._parser = simdjson.Parser()
+
+    def read(self, body: bytes) -> Any:
+        """Parse a body.
+
+        Raises:
+            orjson.JSONDecodeError: it is no JSON.
+        """
+        parser = self._parser if len(body) <= MAX_KEPT_BYTES else simdjson.Parser()
+        try:
+            return _read(parser, body)
+        except (ValueError, LookupError, TypeError, RuntimeError):  # orjson reads more of JSON, or says what is wrong
+            return orjson.loads(body)
+
+
+def _read(parser: simdjson.Parser, body: bytes) -> dict[str, Any]:
+    document = parser.parse(body)
+    chunks = document["embeddings"] if isinstance(document, simdjson.Object) and len(document) == 1 else None
+    if not isinstance(chunks, simdjson.Array):
+        raise _Unusual
+    read = [_read_chunk(chunk) for chunk in chunks]
+    _require_flat(body, read)
+    return {"embeddings": read}
+
+
+def _read_chunk(chunk: simdjson.Object | Any) -> dict[str, Any]:
+    if not isinstance(chunk, simdjson.Object):
+        raise _Unusual
+    names = list(chunk)
+    read = {name: _read_value(name, chunk[name]) for name in names}
+    if len(read) < len(names):  # of a name that stands there twice, orjson takes the last
+        raise _Unusual
+    return read
+
+
+def _read_value(name: str, value: Any) -> Any:
+    match value:
+        case simdjson.Array() if name == "embedding":
+            return memoryview(value.as_buffer(of_type="d")).cast("d")
+        case simdjson.Array():
+            raise _Unusual
+        case simdjson.Object():
+            return value.as_dict()
+        case _:
+            return value
+
+
+def _require_flat(body: bytes, chunks: Sequence[dict[str, Any]]) -> None:
+    """Refuse lists in lists, which simdjson makes one list of: they have brackets that nothing else accounts for."""
+    lists = sum(isinstance(chunk.get("embedding"), memoryview) for chunk in chunks)
+    if not lists:
+        return
+    others = sum(_brackets(value) for chunk in chunks for value in chunk.values())
+    if body.count(b"[") != 1 + lists + others or (others and ESCAPED_BRACKET in body):
+        raise _Unusual
+
+
+def _brackets(value: Any) -> int:
+    """Opening brackets in a value's JSON, those in texts included."""
+    if isinstance(value, str):
+        return value.count("[")
+    return orjson.dumps(value).count(b"[") if isinstance(value, dict) else 0

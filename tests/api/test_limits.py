@@ -1,0 +1,158 @@
+"""Limits: what is too much is a 429 or a 413 at once, which says when to come again, and changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai import AsyncOpenAI, RateLimitError
+
+from api.limits import Rates
+from tests.conftest import Serve, raw
+from tests.fake_embedder import FakeEmbedder
+
+STORES = "/v1/vector_stores"
+SECONDS = 30
+
+
+@pytest.fixture
+async def limited(serve: Serve, settings: dict[str, Any]) -> AsyncIterator[AsyncOpenAI]:
+    """The application with low limits."""
+    limits = {
+        "max_stores_per_tenant": 2,
+        "max_files_per_store": 2,
+        "max_batch_texts": 2,
+        "max_concurrent_searches": 1,
+        "max_request_bytes": 2048,
+    }
+    async with serve(**settings | limits) as client:
+        yield client
+
+
+@pytest.fixture
+async def http(limited: AsyncOpenAI) -> httpx.AsyncClient:
+    return raw(limited)
+
+
+def error(answer: httpx.Response) -> tuple[int, str, str]:
+    body = answer.json()["error"]
+    return answer.status_code, body["type"], body["code"]
+
+
+async def test_a_key_may_send_so_many_requests_a_minute(http: httpx.AsyncClient) -> None:
+    fields = {"name": "a", "role": "read", "requests_per_minute": 2}
+    key = (await http.post("/v1/keys", json=fields)).json()["value"]
+    answers = [await http.get(STORES, headers={"Authorization": f"Bearer {key}"}) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["1", "0", "0"]
+    assert {answer.headers["x-ratelimit-limit-requests"] for answer in answers} == {"2"}
+    assert answers[2].headers["x-ratelimit-reset-requests"].endswith("ms")
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+    assert error(answers[2]) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert "x-ratelimit-limit-requests" not in (await http.get(STORES)).headers
+
+
+async def test_the_servers_limit_is_for_keys_that_have_none(serve: Serve, settings: dict[str, Any]) -> None:
+    async with serve(**settings | {"max_requests_per_minute": 2}) as client:
+        http = raw(client)
+        fields = {"name": "a", "role": "read", "requests_per_minute": 100}
+        own = (await http.post("/v1/keys", json=fields)).json()["value"]
+        servers = [(await http.get(STORES)).status_code for _ in range(2)]
+        other = await http.get(STORES, headers={"Authorization": f"Bearer {own}"})
+
+    assert servers == [200, 429]
+    assert (other.status_code, other.headers["x-ratelimit-remaining-requests"]) == (200, "99")
+
+
+async def test_probes_are_not_limited(serve: Serve, settings: dict[str, Any]) -> None:
+    async with serve(**settings | {"max_requests_per_minute": 1}) as client:
+        answers = [(await raw(client).get("/health")).status_code for _ in range(3)]
+
+    assert answers == [200, 200, 200]
+
+
+@given(limit=st.integers(1, 1000), pauses=st.lists(st.floats(0, 90), max_size=50))
+def test_no_minute_has_more_than_twice_the_limit_and_who_waits_may_go_on(limit: int, pauses: list[float]) -> None:
+    rates, now, allowed = Rates(), 0.0, list[float]()
+    for pause in pauses:
+        now += pause
+        standing = rates.take("key", limit, now=now)
+        assert 0 <= standing.remaining < limit
+        allowed += [now] * (standing.wait_seconds == 0)
+
+    assert all(sum(start <= at < start + 60 for at in allowed) <= 2 * limit for start in allowed)
+    wait = rates.take("key", limit, now=now).wait_seconds
+    assert rates.take("key", limit, now=now + wait + 1e-6).wait_seconds < 60 / limit
+
+
+async def test_a_tenant_has_so_many_stores(http: httpx.AsyncClient) -> None:
+    answers = [await http.post(STORES, json={}) for _ in range(3)]
+    other = await http.post(STORES, json={}, headers={"x-quiver-tenant": "acme"})
+
+    assert [answer.status_code for answer in (*answers, other)] == [200, 200, 429, 200]
+    assert error(answers[2]) == (429, "rate_limit_error", "quota_exceeded")
+    assert answers[2].headers["x-should-retry"] == "false"
+    assert "retry-after" in answers[2].headers
+
+
+async def test_stores_created_at_once_do_not_slip_past_the_limit(http: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(*(http.post(STORES, json={}) for _ in range(8)))
+
+    assert sorted(answer.status_code for answer in answers) == [200] * 2 + [429] * 6
+
+
+async def test_a_store_has_so_many_files(limited: AsyncOpenAI) -> None:
+    store = await limited.vector_stores.create()
+    files = [(await limited.files.create(file=("a.txt", b"text"), purpose="assistants")).id for _ in range(3)]
+
+    with pytest.raises(RateLimitError, match="has 2 files at most"):
+        await limited.vector_stores.file_batches.create(store.id, file_ids=files)
+    answers = await asyncio.gather(
+        *(raw(limited).post(f"{STORES}/{store.id}/files", json={"file_id": file}) for file in files)
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
+    assert (await limited.vector_stores.retrieve(store.id)).file_counts.total == 2
+
+
+async def test_a_file_that_a_full_store_has_may_be_sent_again(limited: AsyncOpenAI) -> None:
+    files = [(await limited.files.create(file=("a.txt", b"text"), purpose="assistants")).id for _ in range(2)]
+    store = await limited.vector_stores.create(file_ids=files)
+
+    assert (await limited.vector_stores.files.create(store.id, file_id=files[0])).id == files[0]
+
+
+async def test_a_batch_has_so_many_texts(http: httpx.AsyncClient) -> None:
+    store = (await http.post(STORES, json={})).json()["id"]
+    answer = await http.post(f"{STORES}/{store}/embeddings/batch", json={"embeddings": [{"content": "text"}] * 3})
+
+    assert error(answer) == (413, "invalid_request_error", "request_too_large")
+    assert (await http.get(f"{STORES}/{store}/embeddings")).json()["data"] == []
+
+
+async def test_a_body_has_so_many_bytes(http: httpx.AsyncClient) -> None:
+    answer = await http.post(STORES, json={"name": "a" * 3000})
+
+    assert error(answer) == (413, "invalid_request_error", "request_too_large")
+
+
+async def test_one_search_too_many_is_refused_at_once(http: httpx.AsyncClient, embedder: FakeEmbedder) -> None:
+    store = (await http.post(STORES, json={})).json()["id"]
+    await http.post(f"{STORES}/{store}/embeddings", json={"content": "text"})
+    embedder.delay_seconds = 1
+    embedder.calls.clear()
+    search = f"{STORES}/{store}/search"
+    first = asyncio.create_task(http.post(search, json={"query": "text"}))
+    async with asyncio.timeout(SECONDS):
+        while not embedder.calls:  # noqa: ASYNC110  # another thread writes it
+            await asyncio.sleep(0.01)
+
+    second = await http.post(search, json={"query": "text"})
+
+    assert error(second) == (429, "rate_limit_error", "too_many_searches")
+    assert second.headers["retry-after"] == "1"
+    assert (await first).status_code == 200
+    assert (await http.post(search, json={"query": "text"})).status_code == 200
