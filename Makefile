@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tests that look only through the front door, and at what one environment answers.
 LAMBDA_TESTS = tests/api/test_vector_stores.py tests/api/test_search.py tests/api/test_ranking.py tests/api/test_files.py tests/api/test_uploads.py tests/api/test_vector_store_files.py
 
-.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-search bench-table-sync soak-embedder lambda-package test-lambda check-aws clean python3-venv
+.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-migrate bench-quality bench-recall bench-search bench-table-sync soak-embedder lambda-package test-lambda check-aws clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ bench-recall: .venv/dev ## Measure what searches of a large store find, with fil
 
 bench-search: .venv/dev .venv/peers ## Measure searches beside their own SQL, by text, and beside chromadb (ARGS="--chunks 10000 --parts straight")
 	@$(BIN)/python -m bench.search $(ARGS)
+
+bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000)
+	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS))
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60

@@ -4,6 +4,7 @@ Imports stand inside the commands, so that each part runs with only its own pack
 """
 
 import asyncio
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -18,6 +19,7 @@ from pydantic_settings import SettingsError
 
 from api import keys_cli, stores_cli, sync_cli
 from api.errors import ApiError, ConfigurationError
+from api.migrate import commands as transfer
 
 if TYPE_CHECKING:
     from api.settings import Settings
@@ -72,6 +74,20 @@ def root(
     ] = False,
 ) -> None:
     del version  # it has been shown
+
+
+@program.command("migrate", help=transfer.migrate.__doc__)
+@functools.wraps(transfer.migrate)
+def migrate_rows(**options: Any) -> None:
+    with _packages("`quiver migrate`", extra="api"):
+        transfer.migrate(**options)
+
+
+@program.command("export", help=transfer.export.__doc__)
+@functools.wraps(transfer.export)
+def export_store(**options: Any) -> None:
+    with _packages("`quiver export`", extra="api"):
+        transfer.export(**options)
 
 
 @program.command()

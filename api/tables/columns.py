@@ -244,3 +244,19 @@ class VectorIndexes:
     TRIED_AT: Final = "tried_at"
     ERROR: Final = "error"
     CREATED_AT: Final = "created_at"
+
+
+@final
+class MigrationCheckpoints:
+    TABLE: Final = "migration_checkpoints"
+    ID: Final = "id"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    SOURCE: Final = "source"
+    POSITION: Final = "position"
+    ROWS_WRITTEN: Final = "rows_written"
+    ROWS_SKIPPED: Final = "rows_skipped"
+    ROWS_REJECTED: Final = "rows_rejected"
+    REJECTS_BYTES: Final = "rejects_bytes"
+    CREATED_AT: Final = "created_at"
+    UPDATED_AT: Final = "updated_at"
+    FINISHED_AT: Final = "finished_at"

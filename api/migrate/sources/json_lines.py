@@ -1,0 +1,99 @@
+"""JSON Lines: one object a line. The position is the byte behind the last line that was read."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from api.errors import ConfigurationError
+from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
+from api.migrate.records import BATCH_BYTES, BATCH_ROWS, Batch, Record, StoreSettings
+from api.migrate.sources.files import file_identity, read_store
+
+LOOKED_AT_LINES = 100  # for the guess
+
+
+class JsonLines:
+    """One file of JSON Lines; an export of Quiver's begins with a line that describes the store.
+
+    Raises:
+        ConfigurationError: it has no line with an object, or lacks a field that was named.
+    """
+
+    def __init__(self, path: Path, wanted: Fields) -> None:
+        self._path = path
+        self.store, columns = _look(path)
+        self._fields = guess(columns, wanted, what=str(path))
+
+    @property
+    def shown(self) -> str:
+        return str(self._path)
+
+    @property
+    def identity(self) -> str:
+        return file_identity(self._path)
+
+    @property
+    def reading(self) -> dict[str, str]:
+        return {"id": "the number of the line", **self._fields.shown}
+
+    @property
+    def has_vectors(self) -> bool:
+        return self._fields.vector is not None
+
+    async def count(self) -> int | None:
+        return None
+
+    async def read(self, position: Any = None) -> AsyncGenerator[Batch]:
+        offset, line_number = position or (0, 0)
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            records: list[Record] = []
+            size = 0
+            for line in file:
+                offset += len(line)
+                line_number += 1
+                if (record := self._record(line, line_number)) is not None:
+                    records.append(record)
+                    size += len(line)
+                if len(records) == BATCH_ROWS or size > BATCH_BYTES:
+                    yield Batch(records, [offset, line_number])
+                    records, size = [], 0
+            if records:
+                yield Batch(records, [offset, line_number])
+
+    def _record(self, line: bytes, number: int) -> Record | None:
+        """The line's record; None for a blank line and for the description of the store."""
+        if not line.strip():
+            return None
+        id = f"{self._path.stem}_{number:09}"
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            return Record(id, None, None, flaw=f"line {number} is no JSON: {error}")
+        if not isinstance(row, dict):
+            return Record(id, None, None, flaw=f"line {number} is no JSON object")
+        row = cast("dict[str, Any]", row)
+        return None if row.get("object") == "vector_store" else read_record(row, self._fields, id=id)
+
+
+def _look(path: Path) -> tuple[StoreSettings, dict[str, Kind]]:
+    store, columns = StoreSettings(name=path.stem), dict[str, Kind]()
+    with path.open("rb") as file:
+        for line, _ in zip(file, range(LOOKED_AT_LINES), strict=False):
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                row = cast("dict[str, Any]", row)
+                if row.get("object") == "vector_store":
+                    store = read_store(row)
+                    continue
+                for name, value in row.items():
+                    if value is not None:
+                        columns.setdefault(name, kind_of(value))
+    if not columns:
+        raise ConfigurationError(f"{path} has no JSON objects, one a line.")
+    return store, columns

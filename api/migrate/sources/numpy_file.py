@@ -1,0 +1,119 @@
+"""NumPy: vectors in an .npy with their texts in a file beside it, or all of it in an .npz. The position is the row."""
+
+import itertools
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+
+from api.errors import ConfigurationError
+from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
+from api.migrate.records import Batch, StoreSettings, rows_of
+from api.migrate.sources.files import file_identity
+
+Array = np.ndarray[Any, Any]
+
+
+class NumpyFile:
+    """Arrays of one length, and the rows of a text file of as many.
+
+    Raises:
+        ConfigurationError: it is no NumPy file, holds Python objects, or says nothing of the texts.
+    """
+
+    def __init__(self, path: Path, texts: Path | None, wanted: Fields) -> None:
+        self._path, self._texts = path, texts
+        self._arrays = _load(path)
+        self._rows = len(next(iter(self._arrays.values())))
+        if any(len(array) != self._rows for array in self._arrays.values()):
+            raise ConfigurationError(f"The arrays of {path} have different lengths.")
+        columns: dict[str, Kind] = {name: _kind(array) for name, array in self._arrays.items()}
+        if texts is not None:
+            columns |= {name: kind_of(value) for name, value in next(_rows(texts), dict[str, Any]()).items()}
+        elif path.suffix == ".npy" and list(self._arrays) == ["vector"]:
+            raise ConfigurationError(
+                f"{path} has vectors only; name the file of their texts with --texts: JSON Lines, or a text a line, "
+                "in the same order."
+            )
+        self._fields = guess(columns, wanted, what=str(path))
+        self.store = StoreSettings(name=path.stem)
+
+    @property
+    def shown(self) -> str:
+        return f"{self._path} with {self._texts}" if self._texts else str(self._path)
+
+    @property
+    def identity(self) -> str:
+        return " ".join(file_identity(path) for path in (self._path, self._texts) if path)
+
+    @property
+    def reading(self) -> dict[str, str]:
+        return {"id": "the number of the row", **self._fields.shown}
+
+    @property
+    def has_vectors(self) -> bool:
+        return self._fields.vector is not None
+
+    async def count(self) -> int | None:
+        return self._rows
+
+    async def read(self, position: Any = None) -> AsyncGenerator[Batch]:
+        done: int = position or 0
+        texts = itertools.islice(_rows(self._texts) if self._texts else itertools.repeat({}), done, None)
+        step = rows_of(sum(array[:1].nbytes for array in self._arrays.values()) + 1000)
+        while done < self._rows:
+            arrays = {name: _values(array[done : done + step]) for name, array in self._arrays.items()}
+            rows = [
+                {**dict(zip(arrays, values, strict=True)), **row}
+                for values, row in zip(zip(*arrays.values(), strict=True), texts, strict=False)
+            ]
+            if not rows:
+                raise ConfigurationError(f"{self._texts} has {done} rows, and {self._path} has {self._rows}.")
+            records = [
+                read_record(row, self._fields, id=f"{self._path.stem}_{done + number:09}")
+                for number, row in enumerate(rows, 1)
+            ]
+            done += len(rows)
+            yield Batch(records, done)
+
+
+def _load(path: Path) -> Mapping[str, Array]:
+    """The arrays of a file by name; those of an .npy stay in it until they are asked for."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        array = cast("Array", np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, OSError, EOFError) as error:
+        raise ConfigurationError(f"{path} cannot be read as a NumPy file without Python objects: {error}.") from error
+    return {name: array[name] for name in array.dtype.names} if array.dtype.names else {"vector": array}
+
+
+def _kind(array: Array) -> Kind:
+    if array.ndim > 1:
+        return "numbers"
+    return "text" if array.dtype.kind in "US" else "number"
+
+
+def _values(array: Array) -> list[Any]:
+    """One value a row; vectors stay arrays."""
+    if array.ndim > 1:
+        return list(cast("Any", np.asarray(array)))
+    values = array.tolist()
+    return [value.decode(errors="replace") for value in values] if array.dtype.kind == "S" else values
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the file beside the vectors: objects, or a text a line."""
+    with path.open("rb") as file:
+        for line in file:
+            if path.suffix not in (".jsonl", ".ndjson"):
+                yield {"text": line.decode(errors="replace").rstrip("\r\n")}
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:  # its vector has no text, and is rejected
+                row = {}
+            yield cast("dict[str, Any]", row) if isinstance(row, dict) else {}

@@ -1,0 +1,136 @@
+"""A Qdrant server, by its scroll API. The position is the id of the point that comes next."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+from urllib.parse import quote
+
+from api.errors import ConfigurationError
+from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
+from api.migrate.http import Service
+from api.migrate.records import Batch, Record, StoreSettings, rows_of
+
+LOOKED_AT_POINTS = 50
+DONE = "done"  # instead of a position: the scroll was at its end
+
+
+class QdrantCollection:
+    """The points of one collection; what is not the text in a payload is metadata."""
+
+    def __init__(self, service: Service, name: str, *, fields: Fields, vector: str | None, row_bytes: int) -> None:
+        self._service = service
+        self._name = name
+        self._fields = fields
+        self._vector = vector
+        self._row_bytes = row_bytes
+        self.store = StoreSettings(name=name)
+
+    @property
+    def shown(self) -> str:
+        return f"collection {self._name!r} of Qdrant at {self._service.base_url}"
+
+    @property
+    def identity(self) -> str:
+        return f"{self._service.base_url} {self._name}"
+
+    @property
+    def reading(self) -> dict[str, str]:
+        vector = {"vector": self._vector or "vector"} if self.has_vectors else {}
+        metadata = {} if self._fields.metadata or self._fields.attributes else {"metadata": "the rest of the payload"}
+        return {**self._fields.shown, **vector, **metadata}
+
+    @property
+    def has_vectors(self) -> bool:
+        return self._fields.vector is not None
+
+    async def count(self) -> int | None:
+        answer = await self._service.post(f"/collections/{quote(self._name, safe='')}/points/count", {"exact": True})
+        return answer["result"]["count"]
+
+    async def read(self, position: Any = None) -> AsyncGenerator[Batch]:
+        offset = position
+        limit = rows_of(self._row_bytes)
+        while offset != DONE:
+            points, following = await scroll(self._service, self._name, offset=offset, limit=limit)
+            offset = DONE if following is None else following
+            yield Batch([self._record(point) for point in points], offset)
+
+    def _record(self, point: dict[str, Any]) -> Record:
+        payload: dict[str, Any] = point.get("payload") or {}
+        record = read_record(row_of(point, self._vector), self._fields)
+        if self._fields.metadata or self._fields.attributes:
+            return record
+        rest = {name: value for name, value in payload.items() if name not in self._fields.named.values()}
+        return record._replace(metadata=rest or None)
+
+
+async def open_collections(service: Service, wanted: Fields, *, collection: str | None) -> list[QdrantCollection]:
+    """One source a collection.
+
+    Raises:
+        ConfigurationError: there is no such collection, or several vectors a point.
+    """
+    answer = await service.get("/collections")
+    names = sorted(one["name"] for one in answer["result"]["collections"])
+    chosen = [name for name in names if collection in (None, name)]
+    if not chosen:
+        raise ConfigurationError(
+            f"Qdrant has no collection {collection!r}; it has {', '.join(map(repr, names)) or 'none'}."
+        )
+    return [await _open(service, name, wanted) for name in chosen]
+
+
+async def scroll(service: Service, name: str, *, offset: Any, limit: int) -> tuple[list[dict[str, Any]], Any]:
+    """Some points in the order of their ids, and the id that comes next."""
+    body = {"limit": limit, "offset": offset, "with_payload": True, "with_vector": True}
+    answer = await service.post(f"/collections/{quote(name, safe='')}/points/scroll", body)
+    return answer["result"]["points"], answer["result"].get("next_page_offset")
+
+
+def row_of(point: Mapping[str, Any], vector: str | None) -> dict[str, Any]:
+    """A point as a row: its payload's fields beside `id` and `vector`, which are the point's own."""
+    vectors = point.get("vector")
+    named = cast("dict[str, Any]", vectors) if isinstance(vectors, dict) else {}
+    return {**(point.get("payload") or {}), "id": point["id"], "vector": named.get(vector or "", vectors)}
+
+
+@asynccontextmanager
+async def connected(url: str, api_key: str | None) -> AsyncGenerator[Service]:
+    service = Service(url, name="Qdrant", headers={"api-key": api_key} if api_key else {})
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+async def _open(service: Service, name: str, wanted: Fields) -> QdrantCollection:
+    points, _ = await scroll(service, name, offset=None, limit=LOOKED_AT_POINTS)
+    vector = _vector_name(points, name, wanted.vector)
+    columns: dict[str, Kind] = {}
+    for point in points:
+        for field, value in row_of(point, vector).items():
+            if value is not None:
+                columns.setdefault(field, kind_of(value))
+    # The whole payload is metadata, unless it was said otherwise.
+    fields = guess(columns or {"id": "number", "text": "text"}, replace(wanted, vector=None), what=f"{name!r}")
+    fields = replace(fields, metadata=wanted.metadata, attributes=wanted.attributes)
+    row_bytes = len(str(points[0])) if points else 1000
+    return QdrantCollection(service, name, fields=fields, vector=vector, row_bytes=row_bytes)
+
+
+def _vector_name(points: list[dict[str, Any]], collection: str, wanted: str | None) -> str | None:
+    """Which of a point's vectors is meant; None where it has one without a name."""
+    vectors = points[0].get("vector") if points else None
+    if not isinstance(vectors, dict):
+        return None
+    names = [
+        name for name, value in cast("dict[str, Any]", vectors).items() if isinstance(value, list)
+    ]  # a sparse one is a map
+    if wanted in names:
+        return wanted
+    if wanted is not None or len(names) != 1:
+        raise ConfigurationError(
+            f"The points of {collection!r} have the vectors {', '.join(map(repr, names))}; name one with --vector."
+        )
+    return names[0]

@@ -1,0 +1,176 @@
+"""How much longer `quiver migrate` takes than PostgreSQL's own COPY of the same columns, and how much memory.
+
+    make bench-migrate            a million rows of 384 dimensions
+    make bench-migrate ROWS=20000
+
+Two PostgreSQL servers. First psql pipes `COPY ... TO STDOUT` of the source, in binary, into `COPY ... FROM STDIN`
+of a table with Quiver's columns and indexes; then the real command fills Quiver's own, which has the same. Neither has
+an index of the vectors: the worker builds it behind the writes, the same for both. The two tables are compared in the
+end. `--kills` kills the command (-9) so many times at random before it may finish.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from api.tables import migrations
+from api.up.embedded_postgres import EmbeddedPostgres, find_binaries
+
+ROWS = 1_000_000
+DIMENSION = 384
+ROOT = Path(__file__).parents[1]
+MAX_RATIO = 1.5
+MAX_MEGABYTES = 300
+
+SOURCE = """
+    CREATE EXTENSION vector;
+    CREATE TABLE documents (id text PRIMARY KEY, content text, embedding vector({dimension}), metadata jsonb);
+    ALTER TABLE documents ALTER embedding SET STORAGE PLAIN;
+"""
+
+# Vectors that differ, made from one of random numbers by turning it: random numbers for each would take minutes.
+FILL = """
+    INSERT INTO documents
+    SELECT 'row-' || lpad(i::text, 9, '0'), repeat(md5(i::text) || ' ', 15),
+           l2_normalize((numbers[1 + mod(i, {dimension}):] || numbers[:mod(i, {dimension})])::vector({dimension})
+               + (array_fill(0::real, ARRAY[{dimension} - 1]) || ARRAY[i::real / 100000])::vector({dimension})),
+           jsonb_build_object('n', i, 'group', mod(i, 100))
+    FROM generate_series(%(first)s::int, %(last)s::int) AS i,
+         (SELECT array_agg((random() - 0.5)::real) AS numbers FROM generate_series(1, {dimension})) AS base
+"""
+
+COPY_OUT = (
+    "COPY (SELECT 'vs_baseline'::text, id, content, embedding::halfvec, metadata, now() FROM documents) "
+    "TO STDOUT (FORMAT BINARY)"
+)
+COPY_IN = "COPY baseline (vector_store_id, id, content, embedding, metadata, created_at) FROM STDIN (FORMAT BINARY)"
+
+COUNT = "SELECT count(*) FROM embeddings"
+
+# Half precision may round the last bit another way: each vector is divided by its length once more.
+COMPARE = """
+    SELECT count(*) AS rows,
+           count(*) FILTER (WHERE (b.content, b.metadata) = (e.content, e.metadata)
+                              AND b.embedding <-> e.embedding < 0.001) AS equal
+    FROM baseline AS b FULL JOIN embeddings AS e USING (id)
+"""
+
+
+def fill(url: str, rows: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL(SOURCE).format(dimension=DIMENSION))
+        for first in range(1, rows + 1, 50_000):
+            last = min(first + 49_999, rows)
+            statement = sql.SQL(FILL).format(dimension=DIMENSION)
+            connection.execute(statement, {"first": first, "last": last})
+        connection.execute("VACUUM ANALYZE documents")
+        connection.execute("CHECKPOINT")
+
+
+def pipe(source: str, target: str) -> float:
+    """Seconds of `psql -c 'COPY ... TO STDOUT' | psql -c 'COPY ... FROM STDIN'`."""
+    psql = find_binaries() / "psql"
+    started = time.perf_counter()
+    reading = subprocess.Popen([psql, source, "-qc", COPY_OUT], stdout=subprocess.PIPE)
+    subprocess.run([psql, target, "-qc", COPY_IN], stdin=reading.stdout, check=True)
+    assert reading.wait() == 0
+    return time.perf_counter() - started
+
+
+def command(source: str, target: str, directory: Path, *options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "api.cli", "migrate", source, "--table", "documents", "--yes"),
+        *("--database-url", target, "--rejects", str(directory / "rejects.jsonl"), *options),
+    ]
+
+
+def run(arguments: list[str]) -> tuple[float, float, int]:
+    """Seconds, most megabytes, and the exit status."""
+    started, most = time.perf_counter(), 0.0
+    process = start(arguments)
+    seen = psutil.Process(process.pid)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            most = max(most, seen.memory_info().rss / 1e6)
+        time.sleep(0.05)
+    return time.perf_counter() - started, most, process.returncode
+
+
+def run_and_kill(arguments: list[str], target: str) -> None:
+    """Kill the command somewhere within a batch, behind at least one that it has written."""
+    wanted = one(target, COUNT)[0] + random.choice((1, 1000, 5000))  # noqa: S311
+    process = start(arguments)
+    while process.poll() is None and one(target, COUNT)[0] < wanted:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.5))  # noqa: S311
+    process.kill()
+    is_killed = process.wait() == -signal.SIGKILL
+    print(f"{'killed' if is_killed else 'ended'} with {one(target, COUNT)[0]:,} rows", flush=True)
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=environment)
+
+
+def one(url: str, statement: str) -> tuple[int, ...]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(sql.SQL(statement)).fetchone()  # pyright: ignore[reportArgumentType]  # of this file
+    assert row is not None
+    return row
+
+
+def bench(rows: int, kills: int) -> bool:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with EmbeddedPostgres(directory / "source") as source, EmbeddedPostgres(directory / "target") as target:
+            print(f"{rows:,} rows of {DIMENSION} dimensions")
+            fill(source.url, rows)
+            asyncio.run(migrations.apply(target.url))
+            with psycopg.connect(target.url, autocommit=True) as connection:
+                connection.execute("CREATE TABLE baseline (LIKE embeddings INCLUDING ALL)")
+            straight = pipe(source.url, target.url)
+            print(f"COPY | COPY, with its indexes       {straight:8.1f} s")
+            with psycopg.connect(target.url, autocommit=True) as connection:
+                connection.execute("CHECKPOINT")
+            for _ in range(kills):
+                run_and_kill(command(source.url, target.url, directory, "--no-verify"), target.url)
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds, megabytes, status = run(command(source.url, target.url, directory, "--no-verify"))
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            compared, equal = one(target.url, COMPARE)
+            verified, verify_megabytes, verify_status = run(command(source.url, target.url, directory, "--verify-only"))
+    ratio = seconds / straight
+    print(f"quiver migrate                      {seconds:8.1f} s  ratio {ratio:.2f}, at most {MAX_RATIO}")
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"its own processor time              {busy:8.1f} s")
+    print(f"its memory                          {megabytes:8.0f} MB at most {MAX_MEGABYTES} MB")
+    print(f"its verification, apart             {verified:8.1f} s  {verify_megabytes:.0f} MB")
+    is_whole = compared == equal == rows and status == 0 and verify_status == 0
+    print(f"rows that are in both tables, equal {equal!s:>8}  {'all of them' if is_whole else 'WRONG'}")
+    return is_whole and (kills > 0 or ratio <= MAX_RATIO) and max(megabytes, verify_megabytes) <= MAX_MEGABYTES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--kills", type=int, default=0)
+    options = parser.parse_args()
+    sys.exit(0 if bench(options.rows, options.kills) else 1)
+
+
+if __name__ == "__main__":
+    main()

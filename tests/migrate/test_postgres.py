@@ -1,0 +1,180 @@
+"""Tables and queries of PostgreSQL, of whatever types, into stores."""
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from api.errors import ConfigurationError
+from tests.migrate.running import DIMENSION, chunks, migrate, query, rejects
+
+ROWS = 250
+
+SOURCE = f"""
+    CREATE EXTENSION vector;
+    CREATE TABLE documents (id bigint PRIMARY KEY, body text, vec {{type}}, info jsonb, lang text);
+    INSERT INTO documents
+    SELECT i, 'text of ' || i, {{cast}}, jsonb_build_object('n', i), 'en'
+    FROM generate_series(1, {ROWS}) AS i,
+         LATERAL (SELECT array_agg(sin(i * 31.7 + k)::real ORDER BY k) AS numbers
+                  FROM generate_series(1, {DIMENSION}) AS k) AS made
+"""  # noqa: S608  # of this file alone
+CASTS = {
+    "vector": "numbers::vector",
+    f"vector({DIMENSION})": "numbers::vector",
+    f"halfvec({DIMENSION})": "numbers::vector::halfvec",
+    f"sparsevec({DIMENSION})": "numbers::vector::sparsevec",
+    "real[]": "numbers",
+    "double precision[]": "numbers::double precision[]",
+    "numeric[]": "numbers::numeric[]",
+    "jsonb": "to_jsonb(numbers)",
+    "json": "to_json(numbers)",
+    "text": "numbers::vector::text",
+}
+
+
+@pytest.fixture
+async def source(empty_database: str) -> str:
+    await query(empty_database, SOURCE.format(type=f"vector({DIMENSION})", cast="numbers::vector"))
+    return empty_database
+
+
+def unit(number: int) -> np.ndarray[Any, Any]:
+    numbers = np.sin(number * 31.7 + np.arange(1, DIMENSION + 1))
+    return numbers / np.linalg.norm(numbers)
+
+
+@pytest.mark.parametrize("vector_type", CASTS)
+async def test_a_table_is_migrated_whatever_type_its_vectors_have(
+    vector_type: str, empty_database: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(empty_database, SOURCE.format(type=vector_type, cast=CASTS[vector_type]))
+
+    assert await migrate(settings, empty_database, table="documents", content="body", vector="vec")
+
+    rows = {row["id"]: row for row in await chunks(database)}
+    assert len(rows) == ROWS
+    assert rows["7"]["content"] == "text of 7"
+    assert rows["7"]["metadata"] == {"n": 7}
+    assert np.allclose(rows["7"]["numbers"], unit(7), atol=1e-3)
+
+
+async def test_the_fields_are_guessed(source: str, settings: dict[str, Any], database: str) -> None:
+    assert await migrate(settings, source)
+
+    row = (await chunks(database))[0]
+    assert (row["id"], row["content"], row["metadata"]) == ("1", "text of 1", {"n": 1})
+
+
+async def test_what_is_migrated_is_found_by_a_search(
+    source: str, settings: dict[str, Any], http: httpx.AsyncClient
+) -> None:
+    await migrate(settings, source, name="documents", attributes=("lang",))
+
+    (store,) = (await http.get("/v1/vector_stores")).json()["data"]
+    found = await http.post(f"/v1/vector_stores/{store['id']}/search", json={"query_embedding": unit(9).tolist()})
+    assert (store["name"], store["file_counts"]["completed"]) == ("documents", ROWS)
+    assert found.json()["data"][0]["content"][0]["text"] == "text of 9"
+    assert found.json()["data"][0]["attributes"] == {"n": 9, "lang": "en"}
+
+
+async def test_a_query_is_as_good_as_a_table(source: str, settings: dict[str, Any], database: str) -> None:
+    statement = "SELECT 'row-' || id AS id, body, vec FROM documents WHERE id % 10 = 0;"
+
+    assert await migrate(settings, source, query=statement)
+
+    assert len(await chunks(database)) == ROWS // 10
+    assert (await chunks(database))[0]["id"] == "row-10"
+
+
+async def test_rows_that_cannot_go_are_written_down_with_the_reason(
+    source: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(source, "ALTER TABLE documents ALTER vec TYPE vector")
+    await query(source, "UPDATE documents SET vec = '[1,2]' WHERE id = 3")
+    await query(source, "UPDATE documents SET vec = NULL WHERE id = 4")
+    await query(source, "UPDATE documents SET vec = '[0,0,0,0,0,0,0,0]' WHERE id = 5")
+    await query(source, "UPDATE documents SET body = '  ' WHERE id = 6")
+    await query(source, "UPDATE documents SET body = repeat('x', 5000) WHERE id = 7")
+
+    assert await migrate(settings, source, table="documents", max_text_bytes=1000)
+
+    assert {row["id"]: row["reason"] for row in rejects(settings)} == {
+        "3": "the vector has 2 dimensions, not 8",
+        "4": "it has no vector",
+        "5": "the vector is zero, which has no direction to compare",
+        "6": "it has no text",
+        "7": "the text is longer than 1000 bytes",
+    }
+    assert len(await chunks(database)) == ROWS - 5
+
+
+async def test_a_second_run_brings_what_came_after_the_first(
+    source: str, settings: dict[str, Any], database: str
+) -> None:
+    await migrate(settings, source, table="documents")
+    await query(source, "INSERT INTO documents SELECT max(id) + 1, 'new', avg(vec) FROM documents")
+
+    assert await migrate(settings, source, table="documents")
+
+    assert len(await chunks(database)) == ROWS + 1
+    assert len(await query(database, "SELECT id FROM vector_stores")) == 1
+
+
+async def test_a_dry_run_writes_nothing(
+    source: str, settings: dict[str, Any], database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await migrate(settings, source, dry_run=True)
+
+    said = capsys.readouterr().err
+    assert f"{ROWS} rows, of which {ROWS} can go" in said
+    assert f"Dimensions: {DIMENSION} ({ROWS} rows)" in said
+    assert "It would take about" in said
+    assert await query(database, "SELECT id FROM vector_stores UNION ALL SELECT id FROM migration_checkpoints") == []
+
+
+async def test_a_spoilt_store_does_not_pass_the_verification(
+    source: str, settings: dict[str, Any], database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await migrate(settings, source)
+    await query(database, "DELETE FROM embeddings WHERE id = '100'")
+    await query(database, "UPDATE embeddings SET content = 'other' WHERE id <> '1'")
+
+    assert not await migrate(settings, source, verify_only=True)
+
+    said = capsys.readouterr().err
+    assert "1 rows are not in the store, such as '100'" in said
+    assert "rows have another text" in said
+
+
+async def test_vectors_that_were_changed_do_not_pass_the_verification(
+    source: str, settings: dict[str, Any], database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await migrate(settings, source)
+    await query(database, "UPDATE embeddings SET embedding = (SELECT embedding FROM embeddings WHERE id = '1')")
+
+    assert not await migrate(settings, source, verify_only=True)
+
+    said = capsys.readouterr().err
+    assert "rows have another vector" in said
+    assert "are found nearer than they are in the source" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"table": "documents", "content": "boddy"}, "no field 'boddy'; it has 'id', 'body', 'vec', 'info', 'lang'"),
+        ({"table": "nothing"}, 'relation "nothing" does not exist'),
+        ({"table": "documents", "query": "SELECT 1"}, "two ways to say the same"),
+        ({"query": "SELECT body, vec FROM documents"}, "name one with --id"),
+        ({"query": "SELECT id, vec FROM documents"}, "looks like a text; name it with --text"),
+        ({"kind": "oracle"}, "no kind of source called 'oracle'"),
+        ({"yes": False}, "say --yes, or --dry-run"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_a_sentence(
+    options: dict[str, Any], message: str, source: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        await migrate(settings, source, **options)

@@ -1,0 +1,113 @@
+"""A migration that is killed at any point goes on where it was and ends with exactly the source's rows."""
+
+import asyncio
+import random
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.migrate.running import migrate, query, read_lines, rejects, vector, write_lines
+
+ROWS = 30_000
+KILLS = 4
+SECONDS = 60
+
+SOURCE = """
+    CREATE EXTENSION vector;
+    CREATE TABLE documents (id text PRIMARY KEY, content text, embedding vector(8));
+    INSERT INTO documents
+    SELECT md5(i::text), CASE WHEN i % 1000 = 0 THEN '' ELSE 'text ' || i END,
+           array_to_vector(ARRAY[i, 1, 2, 3, 4, 5, 6, 7]::real[], 8, false)
+    FROM generate_series(1, {rows}) AS i
+"""
+
+
+async def start(source: str, database: str, directory: Path) -> Process:
+    command = (sys.executable, "-m", "api.cli", "migrate", source, "--yes", "--no-verify", "--database-url", database)
+    return await asyncio.create_subprocess_exec(
+        *command, "--rejects", directory / "rejects.jsonl", env={"PATH": ""}, stderr=DEVNULL
+    )
+
+
+async def rows_done(database: str) -> int:
+    found = await query(database, "SELECT sum(rows_written + rows_rejected)::int AS done FROM migration_checkpoints")
+    return found[0]["done"] or 0
+
+
+async def kill_after_progress(process: Process, database: str, *, done: int) -> None:
+    """Kill it at some moment after it has written more than what was there."""
+    async with asyncio.timeout(SECONDS):
+        while await rows_done(database) <= done and process.returncode is None:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311  # anywhere within a batch
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+
+
+async def test_a_migration_killed_again_and_again_ends_with_exactly_the_sources_rows(
+    empty_database: str, database: str, tmp_path: Path
+) -> None:
+    await query(empty_database, SOURCE.format(rows=ROWS))
+    for _ in range(KILLS):
+        done = await rows_done(database)
+        await kill_after_progress(await start(empty_database, database, tmp_path), database, done=done)
+
+    last = await start(empty_database, database, tmp_path)
+
+    assert await last.wait() == 0
+    wanted = await query(empty_database, "SELECT id, content FROM documents WHERE content <> '' ORDER BY id")
+    assert await query(database, "SELECT id, content FROM embeddings ORDER BY id") == wanted
+    assert len({row["id"] for row in read_lines(tmp_path / "rejects.jsonl")}) == ROWS // 1000
+    assert len(read_lines(tmp_path / "rejects.jsonl")) == ROWS // 1000
+    (store,) = await query(database, "SELECT file_counts, usage_bytes FROM vector_stores")
+    assert store["file_counts"]["completed"] == len(wanted)
+    assert store["usage_bytes"] == sum(len(row["content"]) for row in wanted)
+
+
+async def test_what_is_in_the_store_already_is_not_written_again(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    rows = [{"id": f"row-{i}", "text": f"text {i}", "embedding": vector(i)} for i in range(20)]
+    await migrate(settings, write_lines(tmp_path / "some.jsonl", *rows[:10]))
+    (store,) = await query(database, "SELECT id FROM vector_stores")
+
+    assert await migrate(settings, write_lines(tmp_path / "all.jsonl", *rows), store=store["id"])
+
+    (checkpoint,) = await query(database, "SELECT * FROM migration_checkpoints WHERE source LIKE '%all.jsonl'")
+    assert (checkpoint["rows_written"], checkpoint["rows_skipped"], checkpoint["rows_rejected"]) == (10, 10, 0)
+    assert len(await query(database, "SELECT id FROM embeddings")) == 20
+
+
+async def test_an_id_that_means_another_text_is_refused(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    row = {"id": "row", "text": "one", "embedding": vector(1)}
+    await migrate(settings, write_lines(tmp_path / "one.jsonl", row))
+    (store,) = await query(database, "SELECT id FROM vector_stores")
+
+    await migrate(
+        settings, write_lines(tmp_path / "two.jsonl", {**row, "text": "two"}), store=store["id"], verifies=False
+    )
+
+    assert [row["reason"] for row in rejects(settings)] == ["the store has another chunk with this id"]
+    assert [row["content"] for row in await query(database, "SELECT content FROM embeddings")] == ["one"]
+
+
+@pytest.mark.parametrize("position", [1, 100, 200])
+async def test_a_key_that_many_rows_share_is_no_obstacle_to_going_on(
+    position: int, empty_database: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(empty_database, SOURCE.format(rows=500))
+    await query(empty_database, "ALTER TABLE documents ADD day date DEFAULT '2026-01-01'")
+    await query(empty_database, "UPDATE documents SET day = '2026-01-02' WHERE content > 'text 3'")
+    await migrate(settings, empty_database, key="day", verifies=False)
+    await query(database, "DELETE FROM embeddings")
+    await query(database, "UPDATE migration_checkpoints SET position = %s::jsonb", f'["2026-01-01", {position}]')
+
+    await migrate(settings, empty_database, key="day", verifies=False)
+
+    assert len(await query(database, "SELECT id FROM embeddings")) == 500 - position
