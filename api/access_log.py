@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import failure
@@ -80,7 +79,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
         request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
         started = time.perf_counter()
         status, has_started = 500, False
@@ -91,9 +90,11 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 has_started = True
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["openai-processing-ms"] = str(_milliseconds_since(started))
+                own = [
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-processing-ms", b"%d" % _milliseconds_since(started)),
+                ]
+                message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id), observed() as observation:

@@ -55,17 +55,25 @@ def failure(error: ApiError, *, headers: Mapping[str, str] | None = None) -> Jso
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ApiError, _own_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(StarletteHTTPException, _http_error)
-    app.add_exception_handler(ConfigurationError, _configuration_error)
+    app.add_exception_handler(ConfigurationError, _own_error)
 
 
-async def _api_error(request: Request, error: Exception) -> Json:
-    assert isinstance(error, ApiError)
+def answer_to(error: ApiError | ConfigurationError, *, path: str) -> Json:
+    """The answer to what went wrong; what went wrong with us is logged as well."""
+    if isinstance(error, ConfigurationError):  # the database came up behind us and turned out not to fit
+        log.error("misconfigured", message=str(error))
+        return failure(DatabaseUnavailable("The server is misconfigured; its log says why.", code="misconfigured"))
     if error.status >= 500:
-        log.warning("request_failed", path=request.url.path, code=error.code, message=error.message)
+        log.warning("request_failed", path=path, code=error.code, message=error.message)
     return failure(error)
+
+
+async def _own_error(request: Request, error: Exception) -> Json:
+    assert isinstance(error, ApiError | ConfigurationError)
+    return answer_to(error, path=request.url.path)
 
 
 async def _validation_error(request: Request, error: Exception) -> Json:
@@ -93,12 +101,6 @@ def _allowed_methods(request: Request) -> list[str]:
         for method in ("GET", "POST", "DELETE")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
-
-
-async def _configuration_error(request: Request, error: Exception) -> Json:
-    """The database came up behind us and turned out not to fit: its operator reads why in the log."""
-    log.error("misconfigured", message=str(error))
-    return failure(DatabaseUnavailable("The server is misconfigured; its log says why.", code="misconfigured"))
 
 
 def invalid_request(errors: Any) -> InvalidRequest:

@@ -18,7 +18,8 @@ from api.limits import Limit
 from api.observation import current as current_observation
 from api.openapi import DescribedApp
 from api.resources import Resources
-from api.routes import embeddings, files, keys, operations, uploads, vector_store_files, vector_stores
+from api.routes import embeddings, files, keys, operations, table_syncs, uploads, vector_store_files, vector_stores
+from api.search_shortcut import SearchShortcut
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -89,13 +90,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(Authenticate, key=key, resources=resources),
             Middleware(Limit, settings=settings),
             Middleware(Idempotency, resources=resources),
+            Middleware(SearchShortcut),
         ],
     )
     app.state.resources = resources
     add_error_handlers(app)
-    app.include_router(vector_stores.search_router, prefix="/v1")  # first: routes are tried one after another
-    app.include_router(embeddings.batch_router, prefix="/v1")
-    for part in (embeddings, files, keys, uploads, vector_store_files, vector_stores):
+    app.include_router(embeddings.batch_router, prefix="/v1")  # first: routes are tried one after another
+    for part in (embeddings, files, keys, table_syncs, uploads, vector_store_files, vector_stores):
         app.include_router(part.router, prefix="/v1")
     app.include_router(operations.router)
     return app

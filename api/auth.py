@@ -26,6 +26,7 @@ METRICS_PATH = "/metrics"  # public where METRICS_PUBLIC says so
 # The one request with a POST that changes nothing; any other is one to write.
 SEARCH = re.compile(r"/v1/vector_stores/[^/]+/search")
 KEYS = re.compile(r"/v1/keys(/.*)?", re.DOTALL)
+TABLE_SYNCS = re.compile(r"/v1/table_syncs(/.*)?", re.DOTALL)  # which have any table of the database read
 
 ALLOWED: Final[dict[Role, frozenset[Role]]] = {
     "read": frozenset({"read"}),
@@ -117,7 +118,7 @@ class Authenticate:
 
 
 def role_needed(method: str, path: str) -> Role:
-    if KEYS.fullmatch(path):
+    if KEYS.fullmatch(path) or TABLE_SYNCS.fullmatch(path):
         return "admin"
     return "read" if method in ("GET", "HEAD") or is_search(method, path) else "write"
 

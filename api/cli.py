@@ -17,7 +17,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from api import keys_cli, stores_cli
+from api import keys_cli, stores_cli, sync_cli
 from api.errors import ApiError, ConfigurationError
 from api.migrate import commands as transfer
 
@@ -43,6 +43,7 @@ database = typer.Typer(help="The tables: bring them up to date, or ask whether t
 program.add_typer(database, name="db")
 program.add_typer(keys_cli.program, name="keys")
 program.command("stores")(stores_cli.list_stores)
+program.add_typer(sync_cli.program, name="sync")
 for command in importlib.metadata.entry_points(group="quiver.commands"):  # `quiver models`: the embedder's, not ours
     program.add_typer(command.load(), name=command.name)
 

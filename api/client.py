@@ -13,7 +13,13 @@ REPLY_SECONDS = 60  # counting the chunks of a large store takes a while
 
 
 def ask(
-    method: str, path: str, *, url: str | None, body: object = None, params: dict[str, str] | None = None
+    method: str,
+    path: str,
+    *,
+    url: str | None,
+    body: object = None,
+    params: dict[str, str] | None = None,
+    reply_seconds: float | None = REPLY_SECONDS,
 ) -> dict[str, Any]:
     """What the API answers to a request of the path, such as `keys`; anything but success ends the program."""
     import httpx
@@ -23,9 +29,10 @@ def ask(
     settings = Settings()
     base = (url or f"http://{settings.host}:{settings.port}").rstrip("/").removesuffix("/v1")
     headers = {"Authorization": f"Bearer {_key(settings)}"}
+    timeout = httpx.Timeout(REPLY_SECONDS, read=reply_seconds)
     try:
         response = httpx.request(
-            method, f"{base}/v1/{path}", json=body, params=params, headers=headers, timeout=REPLY_SECONDS
+            method, f"{base}/v1/{path}", json=body, params=params, headers=headers, timeout=timeout
         )
     except (httpx.TransportError, httpx.InvalidURL) as error:
         give_up(f"No API answers at {base} ({error}); start it, or say where it is with --url.")

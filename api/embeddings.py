@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import numpy as np
 import orjson
 import structlog
 from tenacity import (
@@ -21,7 +20,8 @@ from tenacity import (
 from api.errors import ApiError, ConfigurationError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
 from api.observation import timed
 from api.settings import EmbeddingSettings
-from api.wire import Vector, Vectors, decode_base64_vector
+from api.vectors import Vector, Vectors, as_rows, from_numbers, have_directions, joined
+from api.wire import decode_base64_vector
 
 DEFAULT_BASE_URL = "http://localhost:4000"
 PARALLEL_CALLS = 4  # of one request with many texts
@@ -101,7 +101,7 @@ class Embeddings:
                 task.cancel()
         if len({part.shape[1] for part in parts}) > 1:
             raise EmbeddingUnavailable(f"The embedding model {model!r} answered with vectors of different dimensions.")
-        return np.concatenate(parts)
+        return joined(parts)
 
     async def check(self) -> None:
         """Ask the service for its models, which every OpenAI-compatible one can list.
@@ -228,13 +228,11 @@ def _read_vectors(content: bytes, body: dict[str, Any]) -> Vectors:
     """Read OpenAI's answer, of either encoding, whatever order its items have."""
     try:
         items = sorted(orjson.loads(content)["data"], key=lambda item: item["index"])
-        vectors = np.stack([_read_vector(item["embedding"]) for item in items])
+        vectors = as_rows([_read_vector(item["embedding"]) for item in items])
     except (KeyError, TypeError, ValueError) as error:
         raise _garbage(body) from error
     is_whole = [item["index"] for item in items] == list(range(len(body["input"])))
-    if not is_whole or vectors.ndim != 2 or not vectors.shape[1]:
-        raise _garbage(body)
-    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+    if not is_whole or not vectors.shape[1] or not have_directions(vectors):
         raise _garbage(body)
     return vectors
 
@@ -247,7 +245,7 @@ def _garbage(body: dict[str, Any]) -> EmbeddingUnavailable:
 
 
 def _read_vector(value: Any) -> Vector:
-    return decode_base64_vector(value) if isinstance(value, str) else np.asarray(value, dtype=np.float32)
+    return decode_base64_vector(value) if isinstance(value, str) else from_numbers(value)
 
 
 def _retry_after_seconds(response: httpx.Response) -> float | None:

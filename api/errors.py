@@ -104,6 +104,14 @@ class InternalError(ApiError):
     pass
 
 
+class RequestTimeout(ApiError):
+    """What runs the server gives a request less time than it takes."""
+
+    status = 504
+    default_code = "request_timeout"
+    headers: ClassVar[dict[str, str]] = {"x-should-retry": "false"}
+
+
 class EmbeddingUnavailable(ApiError):
     """The embedding service cannot be reached, failed, or answered with something other than our vectors."""
 

@@ -35,7 +35,7 @@ class Column:
     is_generated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # it is a key of caches, and looked up once
 class ChunkTable:
     """The table of chunks as it was found, every mapped column of a usable type."""
 

@@ -13,7 +13,7 @@ from typing import Final
 from api.embeddings import Embeddings
 from api.errors import InvalidRequest
 from api.observation import timed
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 PARALLEL_CALLS: Final = 2  # one that the proxy works on, and one that is on its way
 MAX_TEXTS: Final = 64  # in one call

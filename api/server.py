@@ -1,6 +1,8 @@
 """The API as a process: one port, uvicorn on it, and failures to start told in a sentence."""
 
+import os
 import signal
+import socket
 import sys
 from types import FrameType
 from typing import NoReturn
@@ -18,39 +20,84 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GRACE_SECONDS = 10  # requests that are not answered by then are cut off
 BACKLOG = 2048
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight are finished first.
 
+    With several processes, this one looks after them: when one of them ends, all do, and whoever started this one
+    starts all of them again.
+
     Raises:
         ConfigurationError: the API cannot start as it is configured.
     """
     # uvicorn raises the signal again when it has shut down; this makes it, and one before that, a clean end.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, _end_well)
     app = _RememberFailure(create_app(settings))
     with listen(settings.host, settings.port, host_setting="HOST", port_setting="PORT") as listener:
-        config = uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            server_header=False,
-            backlog=BACKLOG,
-        )
-        server = uvicorn.Server(config)
         host, port = listener.getsockname()[:2]
-        log.info("api_starts", host=host, port=port)
-        try:
-            server.run(sockets=[listener])
-        except SystemExit:
-            if app.failure is None:
-                raise
-            raise app.failure from None
+        log.info("api_starts", host=host, port=port, processes=settings.api_processes)
+        if settings.api_processes > 1:
+            status = _fork(settings.api_processes)
+            if status is not None:
+                sys.exit(status)
+        _serve(app, listener)
+
+
+def _serve(app: "_RememberFailure", listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+        backlog=BACKLOG,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit:
+        if app.failure is None:
+            raise
+        raise app.failure from None
+
+
+def _fork(count: int) -> int | None:
+    """Split into processes. None in each of them; in this one, when all have ended, what the first said that failed."""
+    children: list[int] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until there is somebody to pass them on
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            return None
+        children.append(pid)
+
+    is_ending = False
+
+    def end(_number: int = 0, _frame: FrameType | None = None) -> None:
+        nonlocal is_ending
+        if not is_ending:  # a second signal would have them cut their requests off
+            is_ending = True
+            for child in children:
+                os.kill(child, signal.SIGTERM)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    failed = 0
+    while children:
+        pid, waited = os.wait()
+        children.remove(pid)
+        status = os.waitstatus_to_exitcode(waited)
+        is_asked = is_ending and -status in STOP_SIGNALS  # after the end of its own handlers
+        failed = failed or (0 if is_asked else abs(status))
+        end()
+    return failed
 
 
 def _end_well(_number: int, _frame: FrameType | None) -> NoReturn:

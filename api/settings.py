@@ -135,6 +135,11 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = Field(
         default=None, description="litellm-pgvector's name of `SERVER_API_KEY`, for when that is unset."
     )
+    quiver_secret_arn: str | None = Field(
+        default=None,
+        description="On AWS Lambda, a secret of Secrets Manager: a JSON object of settings by these names. The "
+        "environment wins ([more](aws.md)).",
+    )
     quiver_development: bool = Field(
         default=False, description="Allow no key or a placeholder key. Never on a network others can reach."
     )
@@ -143,11 +148,24 @@ class Settings(BaseSettings):
     metrics_public: bool = Field(
         default=False, description="Answer `/metrics` without a key, where only Prometheus can reach it."
     )
+    api_processes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes of the API on that port. One uses one core; each has connections, a memory of query "
+        "vectors and limits of its own.",
+    )
     max_request_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="Largest request body, but for uploaded files."
     )
     max_file_bytes: int = Field(
         default=512 * 1024 * 1024, ge=1, description="Largest file of `/v1/files`; OpenAI's limit is the default."
+    )
+    max_answer_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Largest part of a file in one answer; for a larger one, callers are sent on to S3, or told to ask "
+        "for ranges if the files are in a directory. Unset: any; on AWS Lambda 4000000.",
     )
     max_search_results: int = Field(default=50, ge=1, le=1000, description="Cap of `max_num_results`; OpenAI's is 50.")
 

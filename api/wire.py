@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 import pybase64
 
 from api.errors import InvalidRequest
-
-Vector = npt.NDArray[np.float32]
-Vectors = npt.NDArray[np.float32]  # one a row
+from api.vectors import Vector, as_rows, cosine, from_bytes, from_numbers, have_directions, is_finite, is_zero
 
 
 def dump_json(value: object) -> str:
@@ -24,7 +20,7 @@ def decode_base64_vector(text: str) -> Vector:
         ValueError: it is not base64, or not a whole number of floats.
     """
     # The standard library's decoder takes twenty times as long.
-    return np.frombuffer(pybase64.b64decode(text, validate=True), dtype="<f4").astype(np.float32, copy=False)
+    return from_bytes(pybase64.b64decode(text, validate=True))
 
 
 def read_vector(value: Sequence[float] | str, *, param: str) -> Vector:
@@ -47,22 +43,16 @@ def read_vectors(values: Sequence[Sequence[float] | str], *, params: Sequence[st
     return vectors
 
 
-def as_rows(vectors: Sequence[Vector]) -> Vectors:
-    return np.stack(vectors)
-
-
 def have_same_direction(left: Vector | None, right: Vector) -> bool:
     """Whether two vectors are one but for what half precision takes away."""
     if left is None or left.size != right.size:
         return False
-    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
-    cosine = wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right))
-    return bool(cosine > 0.99999)
+    return cosine(left, right) > 0.99999
 
 
 def _decode(value: Sequence[float] | str, *, param: str) -> Vector:
     try:
-        return decode_base64_vector(value) if isinstance(value, str) else _from_numbers(value)
+        return decode_base64_vector(value) if isinstance(value, str) else from_numbers(value)
     except ValueError as error:
         raise InvalidRequest(
             f"{param!r} must be a list of numbers or base64 of little-endian float32.", param=param
@@ -70,23 +60,15 @@ def _decode(value: Sequence[float] | str, *, param: str) -> Vector:
 
 
 def _have_directions(vectors: Sequence[Vector]) -> bool:
-    if len({vector.size for vector in vectors}) != 1:
-        return False
-    rows = np.stack(vectors)
-    return bool(np.isfinite(rows).all() and rows.any(axis=1).all())
+    return len({vector.size for vector in vectors}) == 1 and have_directions(as_rows(vectors))
 
 
 def _require_direction(vector: Vector, *, param: str) -> None:
     if not vector.size:
         raise InvalidRequest(f"{param!r} is empty.", param=param)
-    if not np.isfinite(vector).all():
+    if not is_finite(vector):
         raise InvalidRequest(
             f"{param!r} has a number that is not finite (NaN, infinite, or beyond float32).", param=param
         )
-    if not vector.any():
+    if is_zero(vector):
         raise InvalidRequest(f"{param!r} is the zero vector, which has no direction to compare.", param=param)
-
-
-def _from_numbers(numbers: Sequence[float]) -> Vector:
-    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the caller refuses
-        return np.asarray(numbers, dtype=np.float64).astype(np.float32)

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import time
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +13,7 @@ import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Job
 from procrastinate.middleware import AsyncCallNext
+from procrastinate.periodic import PeriodicDeferrer
 
 from api import probes
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
@@ -23,6 +26,7 @@ from api.services import (
     idempotency,
     ingestion,
     keywords,
+    table_sync_work,
     uploads,
     vector_indexes,
     vector_store_files,
@@ -40,6 +44,9 @@ SHUTDOWN_SECONDS = 7.0
 SWEEPS = "default"
 SWEEPS_AT_ONCE = 4
 SWEEPS_POLL_SECONDS = 2.0
+FILES_POLL_SECONDS = 5.0  # a notification may be lost
+
+DRAIN_LOOK_SECONDS = 0.5  # for further jobs, and whether any are left, where a worker has only so long
 
 # A build takes minutes, for a million chunks half an hour: it has a place of its own, and there is one at a time.
 INDEXES = "vector_indexes"
@@ -52,6 +59,12 @@ STALLED_SECONDS = 20.0
 # The minute in which a chunk must be found by its words has a pass every ten seconds; one that has much to do ends
 # before a minute, and the next goes on.
 KEYWORDS_SECONDS = 45.0
+
+# Synced tables have places of their own, too: a long table keeps neither files nor sweeps waiting.
+TABLE_SYNCS = "table_syncs"
+TABLE_SYNCS_AT_ONCE = 2
+TABLE_SYNCS_POLL_SECONDS = 1.0
+TABLE_SYNCS_SECONDS = 20.0  # then the next job goes on
 
 RETRY_SECONDS = (1, 2, 5, 10, 20, 30, 60)  # before each further try of a file; the last is repeated
 
@@ -76,6 +89,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_table_syncs(app, resources)
     _add_vector_indexes(app, resources)
     return app
 
@@ -140,6 +154,20 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
         await keywords.sweep(resources)
 
 
+def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:
+    @app.periodic(cron="* * * * * */1")
+    @app.task(name="sync_tables", queue=TABLE_SYNCS, queueing_lock="sync_tables", pass_context=False)
+    async def sync_tables(timestamp: int) -> None:
+        if count := await table_sync_work.work(resources, seconds=TABLE_SYNCS_SECONDS):
+            log.info("tables_synced", rows=count)
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="sweep_table_syncs", queueing_lock="sweep_table_syncs", pass_context=False)
+    async def sweep_table_syncs(timestamp: int) -> None:
+        for id in await table_sync_work.sweep(resources):
+            log.info("table_sync_dropped", table_sync=id)
+
+
 def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
     @app.periodic(cron="* * * * *")
     @app.task(
@@ -182,6 +210,42 @@ async def run(settings: Settings) -> None:
         await resources.close()
 
 
+async def drain(resources: Resources, *, seconds: float) -> int:
+    """Do what is due, sweeps included, and answer with how many files are left for another time.
+
+    A job that is under way at the end of the time is handed back and done anew. Vector indexes are left alone: a build
+    that is interrupted begins from nothing.
+    """
+    deadline = time.monotonic() + seconds - SHUTDOWN_SECONDS
+    app = create_queue(resources)
+    running = _Running()
+    work = partial(_work, app, resources.metrics, listens=False, poll_seconds=DRAIN_LOOK_SECONDS, running=running)
+    async with app.open_async():
+        sweeps = PeriodicDeferrer(registry=app.periodic_registry)
+        await sweeps.defer_jobs(sweeps.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]
+        stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
+        at_once = resources.settings.worker_concurrency
+        await _until_stopped([work(jobs.QUEUE, at_once=at_once), work(SWEEPS, at_once=SWEEPS_AT_ONCE)], stop)
+    async with resources.database.connection() as connection:
+        return await jobs.count_due(connection, [jobs.QUEUE])
+
+
+class _Running:
+    """How many jobs this process is at."""
+
+    def __init__(self) -> None:
+        self.jobs = 0
+
+
+async def _until_nothing_is_due(resources: Resources, running: _Running, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        async with resources.database.connection() as connection:
+            due = await jobs.count_due(connection, [jobs.QUEUE, SWEEPS])
+        if not due and not running.jobs:
+            return
+        await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
+
 async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources) -> None:
     while not stopping.is_set():
         try:
@@ -218,12 +282,21 @@ async def _open(app: procrastinate.App) -> None:
 
 async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
     work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
-    workers = [
-        asyncio.create_task(work(jobs.QUEUE, at_once=at_once, listens=True)),
-        asyncio.create_task(work(SWEEPS, at_once=SWEEPS_AT_ONCE, listens=False)),
-        asyncio.create_task(work(INDEXES, at_once=1, listens=False)),
-    ]
+    await _until_stopped(
+        [
+            work(jobs.QUEUE, at_once=at_once, listens=True, poll_seconds=FILES_POLL_SECONDS),
+            work(SWEEPS, at_once=SWEEPS_AT_ONCE),
+            work(INDEXES, at_once=1),
+            work(TABLE_SYNCS, at_once=TABLE_SYNCS_AT_ONCE, poll_seconds=TABLE_SYNCS_POLL_SECONDS),
+        ],
+        stop,
+    )
+
+
+async def _until_stopped(work: Sequence[Coroutine[Any, Any, None]], stop: asyncio.Task[Any]) -> None:
+    workers = [asyncio.create_task(one) for one in work]
     await asyncio.wait({*workers, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
     for worker in workers:
         worker.cancel()  # procrastinate's way to ask for a graceful end; without a database it never comes to one
     _, unfinished = await asyncio.wait(workers, timeout=SHUTDOWN_SECONDS + 1)
@@ -233,17 +306,32 @@ async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal
                 raise result
 
 
-async def _work(app: procrastinate.App, metrics: Metrics, queue_name: str, *, at_once: int, listens: bool) -> None:
+async def _work(
+    app: procrastinate.App,
+    metrics: Metrics,
+    queue_name: str,
+    *,
+    at_once: int,
+    listens: bool = False,
+    poll_seconds: float = SWEEPS_POLL_SECONDS,
+    running: _Running | None = None,
+) -> None:
+    running = running or _Running()
+
     async def count(call_next: AsyncCallNext, context: procrastinate.JobContext, _: object) -> Any:
-        async with metrics.job(context.job.task_name):
-            return await call_next()
+        running.jobs += 1
+        try:
+            async with metrics.job(context.job.task_name):
+                return await call_next()
+        finally:
+            running.jobs -= 1
 
     await app.run_worker_async(
         queues=[queue_name],
         concurrency=at_once,
         install_signal_handlers=False,
         listen_notify=listens,
-        fetch_job_polling_interval=5.0 if listens else SWEEPS_POLL_SECONDS,
+        fetch_job_polling_interval=poll_seconds,
         shutdown_graceful_timeout=SHUTDOWN_SECONDS,
         update_heartbeat_interval=HEARTBEAT_SECONDS,
         stalled_worker_timeout=STALLED_SECONDS,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from api.wire import Vectors
+from api.vectors import Vectors
 
 SEED = 20261121
 LATENT = 64

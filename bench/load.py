@@ -8,17 +8,22 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import uvloop
 
 
-async def client(host: str, port: int, requests: list[bytes], turns: "count[int]", until: float, done: "Done") -> None:
-    reader, writer = await asyncio.open_connection(host, port)
+async def client(
+    address: tuple[str, int], requests: list[bytes], turns: Iterator[int], until: float, done: "Done"
+) -> None:
+    reader, writer = await asyncio.open_connection(*address)
     try:
-        while time.perf_counter() < until:
-            number = next(turns) % len(requests)
+        for turn in turns:
+            if time.perf_counter() >= until:
+                break
+            number = turn % len(requests)
             started = time.perf_counter()
             writer.write(requests[number])
             head = await reader.readuntil(b"\r\n\r\n")
@@ -36,7 +41,7 @@ class Done:
 
     def add(self, number: int, *, seconds: float, status: int) -> None:
         self.statuses[status] += 1
-        if status == 200:
+        if 200 <= status < 300:
             self.seconds.append(seconds)
             self.numbers.append(number)
 
@@ -57,12 +62,12 @@ def request(host: str, port: int, path: str, body: bytes, *, key: str) -> bytes:
 
 async def run(options: argparse.Namespace, bodies: list[bytes]) -> dict[str, object]:
     requests = [request(options.host, options.port, options.path, body, key=options.key) for body in bodies]
-    done, turns = Done(), count(options.skip)
+    done, turns = Done(), iter(range(len(requests))) if options.once else count(options.skip)
     started = time.perf_counter()
     until = started + options.seconds
     async with asyncio.TaskGroup() as group:
         for _ in range(options.clients):
-            group.create_task(client(options.host, options.port, requests, turns, until, done))
+            group.create_task(client((options.host, options.port), requests, turns, until, done))
     seconds = time.perf_counter() - started
     return {"elapsed": seconds, "latencies": done.seconds, "numbers": done.numbers, "statuses": dict(done.statuses)}
 
@@ -77,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--key", default="")
+    parser.add_argument("--once", action="store_true", help="each body once")
     options = parser.parse_args()
     print(json.dumps(uvloop.run(run(options, Path(options.bodies).read_bytes().splitlines()))))
 

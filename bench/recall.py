@@ -26,7 +26,7 @@ from api.resources import Resources
 from api.schemas import SearchRequest
 from api.services import search, vector_indexes
 from api.up.embedded_postgres import EmbeddedPostgres
-from api.wire import Vectors
+from api.vectors import Vectors
 from bench import generated, stack
 
 TOP = 10

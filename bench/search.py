@@ -20,7 +20,7 @@ import numpy as np
 from api.tables import chunks, scope, searches
 from api.tables.searches import Search
 from api.up.embedded_postgres import EmbeddedPostgres
-from api.wire import Vectors
+from api.vectors import Vectors
 from bench import generated, stack
 from bench.stack import Filled, Load, Served
 from bench.straight import Asked
@@ -48,10 +48,12 @@ async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) 
         table = await opened.database.chunk_table()
         async with opened.database.connection() as connection:
             known = await searches.find_store(connection, store.id)
-        assert known is not None  # it was filled
-        text, params = searches.statement(table, known, Search("vector", None, limit=TOP), scope.EVERYTHING.kind)
-    params |= {"vector_store_id": store.id, "store": store.id, "dimension": queries.shape[1], "limit": TOP}
-    return Asked(postgres.url, [(text, params)], [chunks.storable(table, query) for query in queries])
+        assert known is not None
+        asked = Search("vector", None, limit=TOP)
+        statement, _ = searches.statement(table, known, asked, scope.EVERYTHING.kind)
+    params = {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "query": None, "limit": TOP}
+    values = [(name, params[name]) for name in statement.names]
+    return Asked(postgres.url, [(statement.text, values)], [chunks.storable(table, query) for query in queries])
 
 
 def recall(served: Served, store: Filled, dimension: int, queries: Vectors) -> float:
@@ -95,18 +97,58 @@ def straight(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
             stack.print_table(load.run(), base="SQL straight")
 
 
+def sizes(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
+    """The same search in stores of several sizes."""
+    queries = generated.questions(QUESTIONS, options.dimension)
+    bodies = [body(encoded(query)) for query in queries]
+    stores = [asyncio.run(stack.fill(postgres, count, options.dimension)) for count in options.sizes]
+    with stack.api(postgres) as served:
+        load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])
+        for store in stores:
+            load.add_http(f"{store.count} chunks", served.url, path(store), bodies, clients=1)
+        print("\nOver sizes, 1 client")
+        stack.print_table(load.run(), base=f"{stores[0].count} chunks")
+
+
+def words(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
+    """Questions of many words, by their words alone."""
+    store = asyncio.run(stack.fill(postgres, options.chunks, options.dimension))
+    with stack.api(postgres) as served:
+        load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])
+        vectors = [body(encoded(query)) for query in generated.questions(QUESTIONS, options.dimension)]
+        load.add_http("vector", served.url, path(store), vectors, clients=1)
+        for length in (3, 8, 12, 20):
+            questions = generated.sentences(QUESTIONS, words=length)
+            asked = [
+                {"query": one, "max_num_results": TOP, "ranking_options": {"search_mode": "keyword"}}
+                for one in questions
+            ]
+            load.add_http(f"keyword, {length} words", served.url, path(store), asked, clients=1)
+        print(f"\nBy words, {store.count} chunks, 1 client")
+        stack.print_table(load.run(), base="vector")
+
+
 PARTS: dict[str, Callable[[EmbeddedPostgres, argparse.Namespace], None]] = {
     "straight": straight,
+    "sizes": sizes,
+    "words": words,
 }
 
 
 def main() -> None:
+    from bench import by_text, peers
+
+    parts = {**PARTS, "text": by_text.by_text, "plain": peers.plain, "peers": peers.peers}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one load, in one round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default=",".join(parts))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument(
+        "--peers", type=Path, default=stack.ROOT / ".venv" / "peers", help="chromadb's and faiss's venv"
+    )
     parser.add_argument("--keep", type=Path, help="where the database lies from one run to the next")
     options = parser.parse_args()
     packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector", "fastapi", "uvicorn"))
@@ -114,7 +156,7 @@ def main() -> None:
     print(f"seed {generated.SEED}, {options.dimension} dimensions")
     with stack.postgres(options.keep) as postgres:
         for part in options.parts.split(","):
-            PARTS[part](postgres, options)
+            parts[part](postgres, options)
 
 
 if __name__ == "__main__":

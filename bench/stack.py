@@ -77,7 +77,8 @@ def settings(postgres: EmbeddedPostgres, **more: Any) -> Settings:
 
 @asynccontextmanager
 async def resources(postgres: EmbeddedPostgres) -> AsyncGenerator[Resources]:
-    opened = Resources.of(settings(postgres, files_dir=postgres.data_dir.parent / "files"))
+    indexing = {"memory_mb": 1024}  # all of a store's graph
+    opened = Resources.of(settings(postgres, files_dir=postgres.data_dir.parent / "files", vector_index=indexing))
     await opened.database.open()
     try:
         yield opened
@@ -108,6 +109,7 @@ async def fill(postgres: EmbeddedPostgres, count: int, dimension: int, *, has_in
                 await vector_indexes.care(opened)
             async with opened.database.connection(is_long=True) as connection:
                 await connection.execute("VACUUM ANALYZE")
+            await vector_indexes.care(opened)
     return Filled(name, count)
 
 
@@ -157,46 +159,56 @@ class Load:
         self.rounds = rounds
         self.servers = servers  # process ids
         self.measured: dict[str, Measured] = {}
-        self._ways: list[tuple[str, list[str]]] = []
+        self._ways: list[tuple[str, list[str], int]] = []
         self._directory = tempfile.TemporaryDirectory(prefix="quiver-bench-")
 
     def add_http(self, name: str, url: str, path: str, bodies: Sequence[Any], *, clients: int, key: str = KEY) -> None:
+        """Bodies in turn; each round begins with others than the one before, so that none comes twice if they last."""
         file = self._file(b"\n".join(body if isinstance(body, bytes) else json.dumps(body).encode() for body in bodies))
         host, _, port = url.removeprefix("http://").partition(":")
         asking = [str(ROOT / "bench" / "load.py"), host, port, path, "--bodies", file, "--key", key]
-        self._add(name, asking, clients)
+        self._add(name, asking, clients, step=len(bodies) // (self.rounds + 1))
 
     def add_straight(self, name: str, asked: Asked, *, clients: int) -> None:
-        self._add(name, [str(ROOT / "bench" / "straight.py"), self._file(pickle.dumps(asdict(asked)))], clients)
+        self._add(name, [str(ROOT / "bench" / "straight.py"), self._file(pickle.dumps(asdict(asked)))], clients, step=1)
+
+    def insert(self, url: str, path: str, bodies: Sequence[bytes], *, clients: int) -> Measured:
+        """Each body once, without a warming up."""
+        self.add_http("insert", url, path, bodies, clients=clients)
+        _, command, _ = self._ways.pop()
+        measured = Measured()
+        self._measure(measured, [*command, "--once"], is_kept=True)
+        return measured
 
     def run(self) -> dict[str, Measured]:
         for turn in range(-1, self.rounds):  # the first one warms up
-            for name, command in self._ways:
-                self._measure(self.measured.setdefault(name, Measured()), command, turn)
+            for name, command, step in self._ways:
+                skipping = [*command, "--skip", str((turn + 1) * step)]
+                self._measure(self.measured.setdefault(name, Measured()), skipping, is_kept=turn >= 0)
         self._ways.clear()
         return self.measured
 
-    def _measure(self, measured: Measured, command: list[str], turn: int) -> None:
-        seconds = self.seconds if turn >= 0 else min(1.0, self.seconds)
+    def _measure(self, measured: Measured, command: list[str], *, is_kept: bool) -> None:
+        seconds = self.seconds if is_kept else min(1.0, self.seconds)
         before = processor_seconds(self.servers)
         done = subprocess.run(
-            [sys.executable, *command, "--seconds", str(seconds), "--skip", str((turn + 1) * 100_003)],
+            [sys.executable, *command, "--seconds", str(seconds)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             check=False,
         )
         if done.returncode:
             raise SystemExit(done.stderr.decode()[-2000:])
-        if turn < 0:
+        if not is_kept:
             return
         answer = json.loads(done.stdout)
         measured.server_seconds += processor_seconds(self.servers) - before
         measured.latencies += answer["latencies"]
         measured.rates.append(len(answer["latencies"]) / answer["elapsed"])
-        measured.failed += sum(times for status, times in answer["statuses"].items() if status != "200")
+        measured.failed += sum(times for status, times in answer["statuses"].items() if status[0] != "2")
 
-    def _add(self, name: str, command: list[str], clients: int) -> None:
-        self._ways.append((name, [*command, "--clients", str(clients)]))
+    def _add(self, name: str, command: list[str], clients: int, *, step: int) -> None:
+        self._ways.append((name, [*command, "--clients", str(clients)], step))
 
     def _file(self, content: bytes) -> str:
         with tempfile.NamedTemporaryFile(dir=self._directory.name, delete=False) as file:

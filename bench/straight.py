@@ -23,10 +23,10 @@ from pgvector.psycopg import register_vector_async
 
 @dataclass(frozen=True)
 class Asked:
-    """Statements of one transaction each time, and for each turn what `query` is."""
+    """Statements to send each time, with the names and values of their parameters; of `query`, one for each turn."""
 
     url: str
-    statements: list[tuple[bytes, dict[str, Any]]]
+    statements: list[tuple[bytes, list[tuple[str, Any]]]]
     queries: list[HalfVector | Vector | str]
     is_binary: bool = True
 
@@ -34,12 +34,13 @@ class Asked:
 async def client(asked: Asked, turns: "count[int]", until: float, latencies: list[float]) -> None:
     async with await psycopg.AsyncConnection.connect(asked.url, autocommit=True, prepare_threshold=0) as connection:
         await register_vector_async(connection)
-        cursor = connection.cursor(binary=asked.is_binary)
+        cursor = psycopg.AsyncRawCursor(connection)
         while time.perf_counter() < until:
             query = asked.queries[next(turns) % len(asked.queries)]
             started = time.perf_counter()
             for statement, params in asked.statements:
-                await cursor.execute(statement, {**params, "query": query})
+                values = [query if name == "query" else value for name, value in params]
+                await cursor.execute(statement, values, binary=asked.is_binary)
                 if cursor.description is not None:
                     await cursor.fetchall()
             latencies.append(time.perf_counter() - started)

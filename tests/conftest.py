@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,6 @@ import httpx
 import psycopg
 import pytest
 import structlog
-from fastapi import FastAPI
 from openai import AsyncOpenAI
 from psycopg import sql
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -20,7 +20,7 @@ from api.app import create_app
 from api.settings import Settings
 from api.tables import migrations
 from api.up.embedded_postgres import DATABASE, EmbeddedPostgres
-from tests import openai_contract
+from tests import lambda_environments, openai_contract
 from tests.fake_embedder import FakeEmbedder
 from tests.servers import Server
 
@@ -112,13 +112,18 @@ def settings(database: str, embedder: FakeEmbedder, tmp_path: Path) -> dict[str,
 
 
 @pytest.fixture
-def serve() -> Serve:
+def serve(tmp_path: Path) -> Serve:
     """Run the application with some settings; the `openai` client of it is what one gets."""
+    if lambda_environments.PACKAGE:
+        return partial(_serve_from_lambda, tmp_path)
 
     @asynccontextmanager
     async def serve(**settings: Any) -> AsyncGenerator[AsyncOpenAI]:
         app = create_app(make_settings(**settings))
-        async with app.router.lifespan_context(app), _client(app) as client:
+        async with (
+            app.router.lifespan_context(app),
+            _client(httpx.ASGITransport(app, raise_app_exceptions=False)) as client,
+        ):
             yield client
 
     return serve
@@ -145,6 +150,16 @@ def server(settings: dict[str, Any]) -> Iterator[Server]:
     server.stop()
 
 
+@asynccontextmanager
+async def _serve_from_lambda(directory: Path, **settings: Any) -> AsyncGenerator[AsyncOpenAI]:
+    environment = lambda_environments.as_environment(settings)
+    with lambda_environments.running_function(
+        "api.lambda_handler.handler", environment, directory, concurrency=8
+    ) as function:
+        async with _client(httpx.AsyncHTTPTransport(), function.base_url) as client:
+            yield client
+
+
 def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
     """The HTTP client behind one of OpenAI's."""
     client: httpx.AsyncClient = openai._client  # pyright: ignore[reportPrivateUsage]  # the only way to it
@@ -152,12 +167,11 @@ def raw(openai: AsyncOpenAI) -> httpx.AsyncClient:
     return client
 
 
-def _client(app: FastAPI) -> AsyncOpenAI:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+def _client(transport: httpx.AsyncBaseTransport, base_url: str = "http://quiver") -> AsyncOpenAI:
     http = httpx.AsyncClient(
-        transport=transport, base_url="http://quiver", event_hooks={"response": [openai_contract.verify]}
+        transport=transport, base_url=base_url, timeout=60, event_hooks={"response": [openai_contract.verify]}
     )
-    return AsyncOpenAI(base_url="http://quiver/v1", api_key=KEY, max_retries=0, http_client=http)
+    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key=KEY, max_retries=0, http_client=http)
 
 
 def _url(postgres: EmbeddedPostgres, name: str) -> str:

@@ -47,6 +47,8 @@ class FakeEmbedder:
         self.calls: list[dict[str, Any]] = []
         self.failures: list[Response] = []
         self.refuses_base64 = False
+        self.refused: str | None = None  # calls with this in a text are answered with the status `refusal`
+        self.refusal = 400
         self.delay_seconds = 0.0
         self.drip_seconds = 0.0  # an answer that comes a byte at a time, over this long
 
@@ -78,6 +80,8 @@ class FakeEmbedder:
         await asyncio.sleep(self.delay_seconds)
         if self.failures:
             return self.failures.pop(0)
+        if self.refused is not None and any(self.refused in text for text in body["input"]):
+            return JSONResponse({"error": {"message": "text refused"}}, self.refusal)
         if body["model"] == "no-such-model":
             message = f"/embeddings: Invalid model name passed in model={body['model']}"
             return JSONResponse({"error": {"message": message, "type": None, "param": None, "code": "400"}}, 400)

@@ -171,6 +171,19 @@ class UploadPart(TypedDict):
     upload_id: Id
 
 
+class PresignedPart(TypedDict):
+    """Not OpenAI's."""
+
+    id: Id
+    object: Literal["upload.presigned_part"]
+    created_at: Timestamp
+    expires_at: Timestamp
+    upload_id: Id
+    bytes: Count
+    method: Literal["PUT"]
+    url: Id
+
+
 class VectorStoreDeleted(TypedDict):
     id: Id
     object: Literal["vector_store.deleted"]
@@ -262,9 +275,48 @@ class VectorStoreIndex(TypedDict):
     build: IndexBuild | None
 
 
-class ApiKey(TypedDict):
+class TableSyncError(TypedDict):
     """Not OpenAI's but ours, as those below."""
 
+    key: str
+    attempts: Count
+    message: Annotated[str, Field(min_length=1)]
+
+
+class RowCounts(TypedDict):
+    waiting: Count
+    failed: Count
+
+
+class TableSync(TypedDict):
+    id: Id
+    object: Literal["table_sync"]
+    created_at: Timestamp
+    vector_store_id: Id
+    table: Id
+    table_schema: Id
+    key: list[Id]
+    template: Id
+    attributes: list[Id]
+    chunking_strategy: StaticChunking
+    status: Literal["in_progress", "completed"]
+    is_scanned: bool
+    row_counts: RowCounts
+    errors: list[TableSyncError]
+    last_error: str | None
+
+
+class TableSyncPage(Page):
+    data: list[TableSync]
+
+
+class TableSyncDeleted(TypedDict):
+    id: Id
+    object: Literal["table_sync.deleted"]
+    deleted: bool
+
+
+class ApiKey(TypedDict):
     id: Id
     object: Literal["api_key"]
     name: Id
@@ -324,8 +376,14 @@ ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", "/files/{id}/content"): bytes,
     ("POST", "/uploads"): Upload,
     ("POST", "/uploads/{id}/parts"): UploadPart,
+    ("POST", "/uploads/{id}/presigned_parts"): PresignedPart,
     ("POST", "/uploads/{id}/complete"): Upload,
     ("POST", "/uploads/{id}/cancel"): Upload,
+    ("GET", "/table_syncs"): TableSyncPage,
+    ("POST", "/table_syncs"): TableSync,
+    ("POST", "/table_syncs/from_pgai"): TableSync,
+    ("GET", "/table_syncs/{id}"): TableSync,
+    ("DELETE", "/table_syncs/{id}"): TableSyncDeleted,
     ("GET", "/keys"): ApiKeyPage,
     ("POST", "/keys"): CreatedApiKey,
     ("DELETE", "/keys/{id}"): ApiKeyDeleted,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+ROOT = Path(__file__).parents[1]  # whose code runs, wherever the installed one lies
 START_SECONDS = 90
 STOP_SECONDS = 20
 
@@ -27,7 +28,13 @@ def running(command: Sequence[str], *, env: Mapping[str, str], health: str | Non
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            env={"PATH": os.environ["PATH"], "HOME": str(log.parent), "HF_HUB_OFFLINE": "1", **env},
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "HOME": str(log.parent),
+                "HF_HUB_OFFLINE": "1",
+                **env,
+            },
             cwd=log.parent,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -62,3 +69,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def wait_for_listener(port: int) -> None:
+    """Wait until somebody listens there, for what has no health endpoint."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with socket.socket() as caller:
+            if caller.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, f"nobody listens on port {port}"
+        time.sleep(0.05)

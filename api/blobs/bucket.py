@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import obstore
 import structlog
@@ -116,6 +116,14 @@ class BlobBucket:
             yield Path(file.name)
         finally:
             await on_disk(file.close)
+
+    async def copy(self, key: str, to: str) -> None:
+        with self._failures(key):
+            await obstore.copy_async(self._store, check_key(key), check_key(to))
+
+    async def signed_url(self, method: Literal["GET", "PUT"], key: str, *, seconds: float) -> str:
+        with self._failures(key):
+            return await obstore.sign_async(self._store, method, check_key(key), timedelta(seconds=seconds))
 
     async def delete(self, key: str) -> None:
         with self._failures(key), suppress(FileNotFoundError):

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -44,6 +44,18 @@ class BlobStore(Protocol):
         Raises:
             FileNotFoundError: there is no such blob.
         """
+        ...
+
+    async def copy(self, key: str, to: str) -> None:
+        """Keep the blob under another key as well; in a bucket, its bytes do not come by here.
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
+        ...
+
+    async def signed_url(self, method: Literal["GET", "PUT"], key: str, *, seconds: float) -> str | None:
+        """An address where whoever has it may read or write the blob for so long; None if the store has none."""
         ...
 
     async def delete(self, key: str) -> None:

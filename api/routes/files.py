@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from api import schemas
 from api.answers import Json, failure
@@ -60,7 +60,13 @@ async def delete_file(file_id: str, resources: Opened) -> Response:
 @router.get(
     "/{file_id}/content",
     response_class=StreamingResponse,
-    responses={200: BYTES, 206: BYTES | {"description": "The range that was asked for."}, 416: {}},
+    responses={
+        200: BYTES,
+        206: BYTES | {"description": "The range that was asked for."},
+        307: {"description": "It is larger than MAX_ANSWER_BYTES, and is in S3."},
+        413: {},
+        416: {},
+    },
 )
 async def download_file(file_id: str, request: Request, resources: Opened) -> Response:
     file = await files.get_with_content(resources, file_id)
@@ -72,6 +78,10 @@ async def download_file(file_id: str, request: Request, resources: Opened) -> Re
         answer.headers["Content-Range"] = f"bytes */{size}"
         return answer
     part = asked or Range(0, size)
+    most = resources.settings.max_answer_bytes
+    if most is not None and part.end - part.start > most:
+        url = await files.content_url(resources, file_id, most_bytes=most)
+        return RedirectResponse(url, headers={"Cache-Control": "no-store"})
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Length": str(part.end - part.start),

@@ -1,18 +1,15 @@
 """A route that reads its body up to a limit and parses it with orjson: faster on vectors, and strict about NaN."""
 
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from api.batch_body import BatchReader
 from api.errors import InvalidRequest, RequestTooLarge
-from api.routes.parameters import opened
 
 
 class _JsonRequest(Request):
@@ -69,30 +66,3 @@ class BatchRoute(JsonRoute):
 
     def parser(self) -> Callable[[bytes], Any]:
         return BatchReader().read
-
-
-class DirectRoute(JsonRoute):
-    """A route whose endpoint takes its path's parameters, one `request` and `resources`, and is called with just that.
-
-    What FastAPI does beyond that for every request costs as much as a search's way to the database and back. It still
-    describes the route, and says what is wrong with a request that does not fit.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = APIRoute.get_route_handler(self)
-        endpoint: Callable[..., Coroutine[Any, Any, Response]] = self.endpoint
-        model: type[BaseModel] = inspect.signature(endpoint).parameters["request"].annotation
-
-        async def handle_directly(request: Request) -> Response:
-            json_request = _JsonRequest(request.scope, request.receive)
-            resources = await opened(request)
-            await json_request.read(limit=resources.settings.max_request_bytes)
-            if request.headers.get("content-type") != "application/json":
-                return await handle(json_request)
-            try:
-                body = model.model_validate(await json_request.json())
-            except ValueError:  # of JSON or of pydantic
-                return await handle(json_request)
-            return await endpoint(**request.path_params, request=body, resources=resources)
-
-        return handle_directly

@@ -40,6 +40,12 @@ async def add_upload_part(upload_id: str, request: Request, resources: Opened) -
         return Json(await uploads.add_part(resources, upload_id, form))
 
 
+@with_json.post("/{upload_id}/presigned_parts", response_model=schemas.PresignedPart)
+async def presign_upload_part(upload_id: str, request: schemas.PresignUploadPartRequest, resources: Opened) -> Response:
+    """Ours: an address in S3 for a part that is larger than what stands before the server lets through."""
+    return Json(await uploads.presign_part(resources, upload_id, request))
+
+
 @with_json.post("/{upload_id}/complete", response_model=schemas.Upload)
 async def complete_upload(upload_id: str, request: schemas.CompleteUploadRequest, resources: Opened) -> Response:
     return Json(await uploads.complete(resources, upload_id, request))

@@ -7,12 +7,11 @@ from fastapi.responses import Response
 
 from api import schemas
 from api.answers import Json
-from api.routes.json_route import DirectRoute, JsonRoute
+from api.routes.json_route import JsonRoute
 from api.routes.parameters import Opened
 from api.services import search, stores, vector_indexes
 
 router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=JsonRoute)
-search_router = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=DirectRoute)
 
 
 @router.post("", response_model=schemas.VectorStore, responses={404: {}})
@@ -47,7 +46,10 @@ async def retrieve_vector_store_index(vector_store_id: str, resources: Opened) -
     return Json(await vector_indexes.get(resources, vector_store_id))
 
 
-@search_router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})
+@router.post("/{vector_store_id}/search", response_model=schemas.SearchResultsPage, responses={502: {}, 504: {}})
 async def search_vector_store(vector_store_id: str, request: schemas.SearchRequest, resources: Opened) -> Response:
-    found = await search.search(resources, vector_store_id, request)
+    return search_answer(await search.search(resources, vector_store_id, request))
+
+
+def search_answer(found: search.Found) -> Json:
     return Json(found.page, headers={"x-quiver-rerank": "unavailable"} if found.is_rerank_missing else None)

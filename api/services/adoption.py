@@ -2,11 +2,11 @@
 
 from api.resources import Resources
 from api.settings import Settings
-from api.tables import chunks
+from api.tables import chunks, sql_search
 
 
 async def adopt(settings: Settings) -> list[str]:
-    """Register stores found in the table of chunks and count what is in them; idempotent.
+    """Register stores found in the table of chunks and count what is in them; have SQL search that table. Idempotent.
 
     Returns:
         One line to print for each store that was adopted.
@@ -21,6 +21,7 @@ async def adopt(settings: Settings) -> list[str]:
         table = await resources.database.chunk_table()
         async with resources.database.transaction(is_long=True) as connection:
             adopted = await chunks.adopt_stores(connection, table)
+            await sql_search.create(connection, table)
     finally:
         await resources.close()
     return [

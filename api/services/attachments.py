@@ -25,7 +25,7 @@ AUTO_CHUNKING: Chunking = {
 
 
 def new_file(file_id: str, attributes: dict[str, Any] | None, strategy: ChunkingStrategy | None) -> NewFile:
-    return NewFile(file_id, attributes, _chunking(strategy))
+    return NewFile(file_id, attributes, chunking_of(strategy))
 
 
 async def attach(
@@ -48,7 +48,7 @@ async def attach(
         InvalidRequest: the table of chunks cannot tell whose chunk a row is.
         QuotaExceeded: the store would have more than `max_files`.
     """
-    _require_file_columns(table)
+    require_file_columns(table)
     wanted = {file.file_id: file for file in new}
     await _hold_files(connection, list(wanted), vector_store_id=vector_store_id, param=param)
     now = datetime.now(UTC)
@@ -129,7 +129,7 @@ async def cancel_batch(connection: Connection, table: ChunkTable, vector_store_i
     await vector_stores.count_files(connection, vector_store_id, changes, usage_bytes=usage_bytes, dimension=None)
 
 
-def _chunking(strategy: ChunkingStrategy | None) -> Chunking:
+def chunking_of(strategy: ChunkingStrategy | None) -> Chunking:
     if not isinstance(strategy, StaticChunkingStrategy):
         return AUTO_CHUNKING
     sizes = strategy.static
@@ -142,7 +142,7 @@ def _chunking(strategy: ChunkingStrategy | None) -> Chunking:
     }
 
 
-def _require_file_columns(table: ChunkTable) -> None:
+def require_file_columns(table: ChunkTable) -> None:
     if not table.has_file_columns:
         raise InvalidRequest(
             f"Table {table.name!r} takes no files: it lacks the columns file_id text, filename text and "

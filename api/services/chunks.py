@@ -19,7 +19,8 @@ from api.services import paging, stores
 from api.tables import chunk_copy, chunks, vector_stores
 from api.tables.chunk_copy import NewChunk
 from api.tables.database import Connection
-from api.wire import Vectors, as_rows, have_same_direction, read_vectors
+from api.vectors import Vectors, as_rows
+from api.wire import have_same_direction, read_vectors
 
 
 async def create(resources: Resources, vector_store_id: str, request: CreateEmbeddingRequest) -> Embedding:

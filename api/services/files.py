@@ -23,6 +23,8 @@ BATCH_FILES_EXPIRE_AFTER_SECONDS = 30 * 86400  # as OpenAI's do when nothing els
 SWEEP_AFTER_SECONDS = 3600  # the row of bytes that were just written may be on its way
 SWEEP_BATCH = 1000
 
+CONTENT_URL_SECONDS = 900  # to begin reading; what has begun goes on
+
 
 async def create(resources: Resources, form: AsyncIterator[Part]) -> FileObject:
     """Keep an uploaded file: its bytes first and, when they are durable, its row.
@@ -122,6 +124,22 @@ async def get_with_content(resources: Resources, id: str) -> FileObject:
 def open_content(resources: Resources, id: str, *, start: int, end: int) -> AsyncIterator[bytes]:
     """Read the file's bytes from `start` to before `end`."""
     return resources.blobs.open(id, start, end)
+
+
+async def content_url(resources: Resources, id: str, *, most_bytes: int) -> str:
+    """An address of the file's bytes, which are more than an answer of ours may have.
+
+    Raises:
+        RequestTooLarge: they are in a directory.
+    """
+    url = await resources.blobs.signed_url("GET", id, seconds=CONTENT_URL_SECONDS)
+    if url is None:
+        raise RequestTooLarge(
+            f"The server answers with at most {most_bytes} bytes of a file; ask for it in ranges, with the header "
+            f"Range: bytes=0-{most_bytes - 1} and so on.",
+            code="answer_too_large",
+        )
+    return url
 
 
 async def delete(resources: Resources, id: str) -> FileDeleted:

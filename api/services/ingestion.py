@@ -27,7 +27,7 @@ from api.services.spool import Spool
 from api.tables import file_chunks, files, jobs, vector_store_files, vector_stores
 from api.tables.file_chunks import ChunkedFile
 from api.tables.vector_store_files import Claim
-from api.wire import Vectors
+from api.vectors import Vectors
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

@@ -108,8 +108,7 @@ def _mode(options: RankingOptions) -> Literal["vector", "keyword", "hybrid", "au
     return "vector" if options.ranker == "none" else "auto"
 
 
-def legs(found: Sequence[Sequence[Match]]) -> Legs:
-    """What was found, for each question."""
+def _legs(found: Sequence[Sequence[Match]]) -> Legs:
     nearest: list[dict[str, float]] = []
     similarity: list[dict[str, float]] = []
     shares: list[dict[str, float]] = []
@@ -130,13 +129,19 @@ def legs(found: Sequence[Sequence[Match]]) -> Legs:
     )
 
 
-async def rank(resources: Resources, plan: Plan, found: Legs, *, questions: Sequence[str]) -> Answer:
-    """Put the candidates in order, by the rerank model if one is asked for.
+async def rank(
+    resources: Resources, plan: Plan, found_by_question: Sequence[Sequence[Match]], *, questions: Sequence[str]
+) -> Answer:
+    """Put what was found for each question in one order, by the rerank model if one is asked for.
 
     Raises:
         InvalidRequest: the proxy has no such rerank model.
         ModelUnavailable: it is away, and RERANK__REQUIRED is set.
     """
+    if plan.mode == "vector" and plan.reranker is None and len(found_by_question) == 1:  # nothing to fuse
+        ranked = [Ranked(match, _similarity(match["distance"] or 0.0)) for match in found_by_question[0]]
+        return Answer(sorted(ranked, key=lambda one: (-one.score, one.match["id"])))
+    found = _legs(found_by_question)
     scores = _fuse(plan, found)
     order = fusion.ordered(scores)
     if plan.reranker is None or not order:

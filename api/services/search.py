@@ -13,10 +13,11 @@ from api.resources import Resources
 from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
 from api.services import ranking, stores
 from api.services.ranking import Answer, Plan, Ranked
-from api.tables import searches, vector_stores
+from api.tables import searches
 from api.tables.database import Connection
 from api.tables.searches import Asked, Leg, Match, Search, Store
-from api.wire import Vector, dump_json, read_vector
+from api.vectors import Vector
+from api.wire import dump_json, read_vector
 
 DEFAULT_RESULTS = 10
 MAX_LIMIT = 100  # litellm-pgvector's, for its `limit`
@@ -55,13 +56,13 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
         ]
     if request.query_embedding is not None:
         query = read_vector(request.query_embedding, param="query_embedding")
-        known = resources.known_stores.find(vector_store_id) or await _store(resources, vector_store_id)
+        known = await _known(resources, vector_store_id)
         store, found = await _find(resources, table, known, plan, [Asked(None, query)], request.filters)
         if store.dimension not in (None, query.size):
             raise _misfit(vector_store_id, query, store.dimension)
     else:
         found = await _find_texts(resources, table, vector_store_id, plan, questions, request.filters)
-    answer = await ranking.rank(resources, plan, ranking.legs(found), questions=questions)
+    answer = await ranking.rank(resources, plan, found, questions=questions)
     return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
 
 
@@ -78,7 +79,7 @@ async def _find_texts(
     The store is as it was at its last search, most of the time; if it has changed since, which takes another store of
     its id, the questions are embedded anew.
     """
-    store = resources.known_stores.find(vector_store_id) or await _store(resources, vector_store_id)
+    store = await _known(resources, vector_store_id)
     while True:
         if store.dimension is None:
             store = await _store(resources, vector_store_id)
@@ -115,6 +116,10 @@ async def _find(
         return await _searched(resources, connection, known.id, store), found
 
 
+async def _known(resources: Resources, id: str) -> Store:
+    return resources.known_stores.find(resources.database.scope, id) or await _store(resources, id)
+
+
 async def _store(resources: Resources, id: str) -> Store:
     async with resources.database.connection() as connection:
         return await _searched(resources, connection, id, await searches.find_store(connection, id))
@@ -127,14 +132,13 @@ async def _searched(resources: Resources, connection: Connection, id: str, store
         NotFound: there is none.
         InvalidRequest: it has expired.
     """
+    resources.known_stores.remember(connection.scope, id, store)
     if store is None:
-        resources.known_stores.forget(id)
         raise stores.no_such_store(id)
-    resources.known_stores.remember(id, store)
     if store.is_expired:
         raise stores.expired(id)
-    if store.is_idle:
-        await vector_stores.touch(connection, id)
+    if store.is_idle and resources.known_stores.may_touch(id):
+        await searches.touch(connection, id)
     return store
 
 

@@ -7,7 +7,7 @@ from typing import BinaryIO, Self
 import numpy as np
 import orjson
 
-from api.wire import Vectors
+from api.vectors import Vectors
 
 
 class Spool:

@@ -1,6 +1,7 @@
 """Uploads: files that arrive in parts, in any order and at once, and become one file when they are completed."""
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -10,7 +11,15 @@ from api import ids
 from api.errors import InvalidRequest, NotFound, RequestTooLarge
 from api.multipart import Part
 from api.resources import Resources
-from api.schemas import AddUploadPartRequest, CompleteUploadRequest, CreateUploadRequest, Upload, UploadPart
+from api.schemas import (
+    AddUploadPartRequest,
+    CompleteUploadRequest,
+    CreateUploadRequest,
+    PresignedPart,
+    PresignUploadPartRequest,
+    Upload,
+    UploadPart,
+)
 from api.services import files, incoming
 from api.tables import files as file_table
 from api.tables import uploads
@@ -18,6 +27,7 @@ from api.tables.database import Connection
 
 LIFETIME_SECONDS = 3600
 MAX_PART_BYTES = 64 * 1024 * 1024
+PRESIGNED = "part_put"  # begins the ids of parts whose bytes do not come by here
 
 
 async def create(resources: Resources, request: CreateUploadRequest) -> Upload:
@@ -62,6 +72,37 @@ async def add_part(resources: Resources, upload_id: str, form: AsyncIterator[Par
     return part
 
 
+async def presign_part(resources: Resources, upload_id: str, request: PresignUploadPartRequest) -> PresignedPart:
+    """Announce a part that the caller sends to S3 itself, while the upload lasts.
+
+    Raises:
+        NotFound: there is no such upload.
+        InvalidRequest: it is not pending, or the files are not in S3.
+    """
+    async with resources.database.connection() as connection:
+        upload = await _get_pending(connection, upload_id)
+    id = ids.new_ids(PRESIGNED, 1)[0]
+    seconds = max(upload["expires_at"] - time.time(), 1)
+    url = await resources.blobs.signed_url("PUT", id, seconds=seconds)
+    if url is None:
+        raise InvalidRequest(
+            "The server's files are not in S3, so that all parts come through it: POST /v1/uploads/{id}/parts.",
+            code="not_supported",
+        )
+    async with resources.database.connection() as connection:
+        part = await uploads.insert_part(connection, upload_id, id=id, size=request.bytes, created_at=_created_at(id))
+        if part is None:
+            raise _not_pending(await _get(connection, upload_id))
+    return {
+        **part,
+        "object": "upload.presigned_part",
+        "expires_at": upload["expires_at"],
+        "bytes": request.bytes,
+        "method": "PUT",
+        "url": url,
+    }
+
+
 async def complete(resources: Resources, id: str, request: CompleteUploadRequest) -> Upload:
     """Put the parts together to a file, in the order in which they are named. Done again, it answers as before.
 
@@ -78,15 +119,11 @@ async def complete(resources: Resources, id: str, request: CompleteUploadRequest
         upload = await _get_pending(connection, id)
         sizes = await uploads.list_parts(connection, id, request.part_ids)
     _check_parts(upload, request, sizes)
+    await _require_sent(resources, sizes)
     file_id = ids.new_ids("file", 1, separator="-")[0]
     async with AsyncExitStack() as undo:
         undo.push_async_callback(resources.blobs.delete, file_id)
-        md5 = hashlib.md5(usedforsecurity=False)
-        await resources.blobs.write(file_id, _joined(resources, request.part_ids, sizes, md5.update))
-        if request.md5 is not None and request.md5.lower() != md5.hexdigest():
-            raise InvalidRequest(
-                f"The md5 of the parts is {md5.hexdigest()!r}, not {request.md5!r}: send them again.", param="md5"
-            )
+        await _join(resources, file_id, request, sizes)
         undo.pop_all()
     async with resources.database.transaction() as connection:
         completed = await uploads.complete(connection, id, file_id=file_id)
@@ -137,6 +174,29 @@ def _check_parts(upload: Upload, request: CompleteUploadRequest, sizes: dict[str
     if total != upload["bytes"]:
         raise InvalidRequest(
             f"The parts have {total} bytes together; the upload was to have {upload['bytes']}.", param="part_ids"
+        )
+
+
+async def _require_sent(resources: Resources, sizes: dict[str, int]) -> None:
+    """Look whether the parts that went to S3 by another way have come there."""
+    for part_id, size in sizes.items():
+        if part_id.startswith(PRESIGNED) and (there := await resources.blobs.size(part_id) or 0) != size:
+            raise InvalidRequest(
+                f"Part {part_id!r} has {there} bytes where {size} were announced; send them to its url.",
+                param="part_ids",
+            )
+
+
+async def _join(resources: Resources, file_id: str, request: CompleteUploadRequest, sizes: dict[str, int]) -> None:
+    """Make one blob of the parts; one part, whose md5 nobody wants, is a file without being read."""
+    if len(request.part_ids) == 1 and request.md5 is None:
+        await resources.blobs.copy(request.part_ids[0], file_id)
+        return
+    md5 = hashlib.md5(usedforsecurity=False)
+    await resources.blobs.write(file_id, _joined(resources, request.part_ids, sizes, md5.update))
+    if request.md5 is not None and request.md5.lower() != md5.hexdigest():
+        raise InvalidRequest(
+            f"The md5 of the parts is {md5.hexdigest()!r}, not {request.md5!r}: send them again.", param="md5"
         )
 
 

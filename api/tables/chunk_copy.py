@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from struct import pack
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID, uuid4
 
-import numpy as np
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.pq import Format
@@ -16,9 +16,9 @@ from api import ids
 from api.errors import Conflict, InvalidRequest
 from api.field_mapping import ChunkTable
 from api.schemas import Embedding
-from api.tables.chunks import require_typed_id, scales, typed_id
+from api.tables.chunks import is_half, require_typed_id, typed_id
 from api.tables.database import Connection
-from api.wire import Vectors
+from api.vectors import Vectors, packed
 
 COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
 
@@ -125,9 +125,9 @@ async def copy(
     statement = sql.SQL(COPY).format(
         table=sql.Identifier(table.schema, table.name), columns=sql.SQL(", ").join(map(sql.Identifier, names))
     )
-    packed = _pack(connection, same, each, _pack_vectors(table, rows.vectors))
+    data = _pack(connection, same, each, packed(rows.vectors, is_half=is_half(table)))
     async with connection.cursor() as cursor, cursor.copy(statement) as into:
-        await into.write(packed)
+        await into.write(data)
 
 
 def _pack(
@@ -139,8 +139,9 @@ def _pack(
     start = pack(">h", len(same) + len(each) + 1)
     start += b"".join(_packer(connection, place.type)(value) for place, value in same.items())
     columns = [map(_packer(connection, place.type), values) for place, values in each.items()]
+    lengths = repeat(pack(">i", len(vectors[0]) if vectors else 0), len(vectors))
     pieces = [_SIGNATURE]
-    for fields in zip(*columns, vectors, strict=True):
+    for fields in zip(*columns, lengths, vectors, strict=True):
         pieces.append(start)
         pieces.extend(fields)
     pieces.append(_TRAILER)
@@ -159,19 +160,6 @@ def _packer(connection: Connection, type_name: str) -> Callable[[object], bytes]
         return pack(">i", len(data)) + data
 
     return pack_field
-
-
-def _pack_vectors(table: ChunkTable, vectors: Vectors) -> list[bytes]:
-    """Fields of pgvector's binary format: the dimension, two bytes that are not used, the numbers."""
-    count, dimension = vectors.shape
-    number = ">f2" if table.embedding.type == "halfvec" else ">f4"
-    layout = [("length", ">i4"), ("dimension", ">i2"), ("unused", ">i2"), ("numbers", number, (dimension,))]
-    fields = np.zeros(count, dtype=layout)
-    fields["length"] = fields.itemsize - 4
-    fields["dimension"] = dimension
-    fields["numbers"] = vectors / scales(table, vectors)[:, np.newaxis]
-    data, size = fields.tobytes(), fields.itemsize
-    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 async def _ids_for(connection: Connection, table: ChunkTable, new: Sequence[NewChunk]) -> list[str | int | UUID]:

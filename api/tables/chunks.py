@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypedDict, cast
 from uuid import UUID
 
-import numpy as np
-import numpy.typing as npt
 import pgvector
 from pgvector import HalfVector
 from psycopg import sql
@@ -14,7 +12,7 @@ from api.errors import InvalidRequest
 from api.field_mapping import ChunkTable, Column
 from api.schemas import Embedding
 from api.tables.database import Connection
-from api.wire import Vector, Vectors
+from api.vectors import Vector, as_rows, from_stored, packed
 
 _INTEGER_LIMITS: Final = {"int4": 2**31, "int8": 2**63}
 
@@ -171,26 +169,19 @@ def statement_names(table: ChunkTable, vector_store_id: str) -> dict[str, sql.Co
     }
 
 
-def scales(table: ChunkTable, vectors: Vectors) -> npt.NDArray[np.float64]:
-    """What each vector is divided by before it is stored or compared.
-
-    Half precision has few exponents, and pgvector sums squares in single precision: there, and where the squares
-    would leave its range, a vector is stored at unit length, which no cosine notices.
-    """
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    return norms if table.embedding.type == "halfvec" else np.where((norms > 1e-6) & (norms < 1e6), 1.0, norms)
+def is_half(table: ChunkTable) -> bool:
+    """Whether the column's numbers are of half precision."""
+    return table.embedding.type == "halfvec"
 
 
 def storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
     """The vector in the column's type."""
-    scaled = vector / scales(table, vector[np.newaxis])[0]
-    if table.embedding.type == "halfvec":
-        return HalfVector(scaled.astype(np.float16))
-    return pgvector.Vector(scaled.astype(np.float32))
+    (value,) = packed(as_rows([vector]), is_half=is_half(table))
+    return HalfVector.from_binary(value) if is_half(table) else pgvector.Vector.from_binary(value)
 
 
 def _as_vector(stored: HalfVector | pgvector.Vector | None) -> Vector | None:
-    return None if stored is None else stored.to_numpy().astype(np.float32)
+    return None if stored is None else from_stored(stored)
 
 
 def typed_id(column: Column, id: str) -> str | int | UUID | None:

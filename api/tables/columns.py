@@ -189,6 +189,47 @@ class KeywordPostings:
 
 
 @final
+class TableSyncs:
+    TABLE: Final = "table_syncs"
+    ID: Final = "id"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    TABLE_SCHEMA: Final = "table_schema"
+    TABLE_NAME: Final = "table_name"
+    KEY_COLUMNS: Final = "key_columns"
+    KEY_TYPES: Final = "key_types"
+    TEMPLATE: Final = "template"
+    ATTRIBUTE_COLUMNS: Final = "attribute_columns"
+    CHUNKING_STRATEGY: Final = "chunking_strategy"
+    CREATED_AT: Final = "created_at"
+    SCAN: Final = "scan"
+    SCAN_AFTER: Final = "scan_after"
+    ERROR: Final = "error"
+    RETRY_AT: Final = "retry_at"
+
+
+@final
+class TableSyncChanges:
+    TABLE: Final = "table_sync_changes"
+    TABLE_SYNC_ID: Final = "table_sync_id"
+    SEQ: Final = "seq"
+    KEY: Final = "key"
+
+
+@final
+class TableSyncRows:
+    TABLE: Final = "table_sync_rows"
+    TABLE_SYNC_ID: Final = "table_sync_id"
+    KEY: Final = "key"
+    VERSION: Final = "version"
+    IS_SCANNED: Final = "is_scanned"
+    ATTEMPTS: Final = "attempts"
+    ERROR: Final = "error"
+    RETRY_AT: Final = "retry_at"
+    CLAIM: Final = "claim"
+    CLAIMED_UNTIL: Final = "claimed_until"
+
+
+@final
 class VectorIndexes:
     TABLE: Final = "vector_indexes"
     VECTOR_STORE_ID: Final = "vector_store_id"

@@ -35,6 +35,9 @@ RECONNECT_SECONDS = 5
 # How long the pool may take to look through its connections after one of them broke.
 CHECK_SECONDS = 2
 
+# What was sent and not acknowledged for so long is lost: whoever dropped the connection did not say so.
+UNACKNOWLEDGED_MILLISECONDS = 10_000
+
 # pgvector's types and operators must be found, whatever schema they live in and whatever `?schema=` says.
 SET_SEARCH_PATH = """
 SELECT set_config('search_path', concat_ws(
@@ -73,6 +76,7 @@ class Database:
             "autocommit": True,
             "row_factory": dict_row,
             "application_name": "quiver",
+            **({} if "tcp_user_timeout" in self._conninfo else {"tcp_user_timeout": UNACKNOWLEDGED_MILLISECONDS}),
             "prepare_threshold": None if uses_transaction_pooler(url) else 5,
         }
         self._pool = AsyncConnectionPool[Connection](
@@ -93,6 +97,11 @@ class Database:
 
     async def close(self) -> None:
         await self._pool.close()
+
+    async def check_connections(self) -> None:
+        """Replace those of the pool's idle connections that broke while nobody looked."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._pool.check(), CHECK_SECONDS)
 
     def pool_stats(self) -> dict[str, int]:
         """psycopg_pool's own numbers; a counter that is still zero may be missing."""
@@ -136,8 +145,7 @@ class Database:
             raise DatabaseUnavailable("The database does not answer in time; try again shortly.") from error
         except psycopg.Error as error:
             if is_broken:  # one broken connection usually means that all are: find out before the next request does
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._pool.check(), CHECK_SECONDS)
+                await self.check_connections()
                 raise DatabaseUnavailable("The database went away; try again shortly.") from error
             raise _named(error) from error
 

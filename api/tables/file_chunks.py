@@ -15,7 +15,7 @@ from api.tables.chunk_copy import Place, Rows
 from api.tables.chunks import statement_names
 from api.tables.columns import Embeddings
 from api.tables.database import Connection
-from api.wire import Vectors
+from api.vectors import Vectors
 
 FILE_ID: Final = Place(Embeddings.FILE_ID, "text")
 FILENAME: Final = Place(Embeddings.FILENAME, "text")

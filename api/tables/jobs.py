@@ -44,6 +44,13 @@ WHERE status IN ('todo', 'doing') GROUP BY queue_name, status
 """
 
 
+# A job that waits for another try is not due before that.
+COUNT_DUE = """
+SELECT count(*) AS due FROM procrastinate_jobs
+WHERE status = 'todo' AND queue_name = ANY(%(queues)s) AND (scheduled_at IS NULL OR scheduled_at <= now())
+"""
+
+
 async def current_turn(connection: Connection) -> int:
     row = await (await connection.execute(CURRENT_TURN, {"queue": QUEUE})).fetchone()
     assert row is not None  # an aggregate always has one
@@ -60,6 +67,12 @@ async def list_lost(connection: Connection) -> list[tuple[str, str]]:
     """Files that wait without a job, as (store, file)."""
     rows = await (await connection.execute(LIST_LOST, {"queue": QUEUE})).fetchall()
     return [(row["vector_store_id"], row["file_id"]) for row in rows]
+
+
+async def count_due(connection: Connection, queues: Sequence[str]) -> int:
+    row = await (await connection.execute(COUNT_DUE, {"queues": list(queues)})).fetchone()
+    assert row is not None  # an aggregate always has one
+    return row["due"]
 
 
 async def count(connection: Connection) -> dict[tuple[str, str], int]:

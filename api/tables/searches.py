@@ -4,27 +4,37 @@ What a search must know of its store before that, the model that embeds its ques
 before and checked by what comes back with the chunks. No answer is given, and none refused, from memory alone.
 """
 
+import contextlib
 import functools
+import re
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, LiteralString, TypedDict, cast
+from typing import Any, Final, Literal, LiteralString, TypedDict, TypeVar, cast
 
 import orjson
-from psycopg import sql
+from psycopg import AsyncCursor, AsyncRawCursor, sql
+from psycopg import errors as pg
+from psycopg.rows import DictRow, dict_row
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search, scope, vector_search
+from api.tables import keyword_search, scope, vector_search, vector_stores
 from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
-from api.tables.scope import Kind
+from api.tables.scope import Kind, Scope
 from api.tables.vector_index import Segment
 from api.tables.vector_search import Indexes, compile_condition
-from api.wire import Vector
+from api.vectors import Vector
 
 MAX_KNOWN: Final = 10_000  # stores, of a few hundred bytes each
+TOUCH_SECONDS: Final = 60  # and in STORE
+PLACEHOLDER: Final = re.compile(r"%(?:%|\((?P<name>\w+)\)[sbt])")
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Leg = Literal["vector", "keyword", "both"]
 
@@ -115,28 +125,70 @@ class Asked:
     query: Vector | None
 
 
+@dataclass(frozen=True)
+class Statement:
+    """SQL with its parameters by number, as PostgreSQL has them: psycopg would look for their names at every search."""
+
+    text: bytes
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, composed: sql.Composed) -> "Statement":
+        numbers: dict[str, int] = {}
+
+        def number(found: re.Match[str]) -> str:
+            name = found["name"]
+            return "%" if name is None else f"${numbers.setdefault(name, len(numbers) + 1)}"
+
+        text = PLACEHOLDER.sub(number, composed.as_string())
+        return cls(text.encode(), tuple(numbers))
+
+    def values(self, params: Mapping[str, object]) -> list[object]:
+        return [params[name] for name in self.names]
+
+
 class KnownStores:
-    """The stores searched last, as they were then. One for a process."""
+    """The stores searched last, as they were then, each for those who may see it. One for a process."""
 
     def __init__(self) -> None:
-        self._stores: OrderedDict[str, Store] = OrderedDict()
+        self._stores: OrderedDict[tuple[Scope, str], Store] = OrderedDict()
+        self._touched: OrderedDict[str, float] = OrderedDict()
 
-    def find(self, id: str) -> Store | None:
-        return self._stores.get(id)
+    def find(self, scope: Scope, id: str) -> Store | None:
+        return self._stores.get((scope, id))
 
-    def remember(self, id: str, store: Store) -> None:
-        self._stores[id] = store
-        self._stores.move_to_end(id)
-        if len(self._stores) > MAX_KNOWN:
-            self._stores.popitem(last=False)
+    def remember(self, scope: Scope, id: str, store: Store | None) -> None:
+        """Take note of the store as it is, or of there being none."""
+        if store is None:
+            self._stores.pop((scope, id), None)
+        else:
+            _put(self._stores, (scope, id), store)
 
-    def forget(self, id: str) -> None:
-        self._stores.pop(id, None)
+    def may_touch(self, id: str) -> bool:
+        """Whether it is this search's turn to mark the store as active: of all that find it idle, one in a minute."""
+        now = time.monotonic()
+        if now - self._touched.get(id, -TOUCH_SECONDS) < TOUCH_SECONDS:
+            return False
+        _put(self._touched, id, now)
+        return True
+
+
+def _put(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > MAX_KNOWN:
+        known.popitem(last=False)
 
 
 async def find_store(connection: Connection, id: str) -> Store | None:
     row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
     return None if row is None else _store(id, row)
+
+
+async def touch(connection: Connection, id: str) -> None:
+    """Mark a store as active, on a connection without a transaction. A database that is only read is searched, too."""
+    with contextlib.suppress(pg.ReadOnlySqlTransaction, pg.InsufficientPrivilege):
+        await vector_stores.touch(connection, id)
 
 
 async def search(
@@ -155,7 +207,7 @@ async def search(
         return None, []
     if any(one.query is not None and len(one.query) != known.dimension for one in asked):
         known = replace(known, segments=())  # what the store is by now decides, and the indexes could not be asked
-    text, params = statement(table, known, search, connection.scope.kind)
+    composed, params = statement(table, known, search, connection.scope.kind)
     params |= {
         **connection.scope.params,
         "vector_store_id": known.id,
@@ -163,33 +215,30 @@ async def search(
         "limit": search.limit,
         **keyword_search.BOUNDS,
     }
-    if len(asked) == 1:
-        answers = [await _execute(connection, table, text, params, asked[0], prepare=search.filter is None)]
-    else:
-        async with connection.pipeline():
-            answers = [await _execute(connection, table, text, params, one, prepare=False) for one in asked]
-    found = [cast("list[dict[str, Any]]", await answer.fetchall()) for answer in answers]
+    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
+    prepare = None if search.filter is None else False
+    async with connection.pipeline() if len(asked) > 1 else contextlib.nullcontext():
+        cursors = [await _execute(connection, composed, params | _params(table, one), prepare=prepare) for one in asked]
+        found = [await cursor.fetchall() for cursor in cursors]
     store = _store(known.id, found[0][0]) if found[0] else None
     return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
 
 
-async def _execute(
-    connection: Connection,
-    table: ChunkTable,
-    text: bytes,
-    params: dict[str, object],
-    asked: Asked,
-    *,
-    prepare: bool,
-) -> Any:
+def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
     own: dict[str, object] = {"question": asked.text}
     if asked.query is not None:
         own |= {"query": storable(table, asked.query), "dimension": asked.query.size}
-    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
-    return await connection.execute(text, params | own, prepare=None if prepare else False, binary=True)
+    return own
 
 
-def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[bytes, dict[str, object]]:
+async def _execute(
+    connection: Connection, statement: Statement, params: Mapping[str, object], *, prepare: bool | None
+) -> AsyncCursor[DictRow]:
+    cursor = AsyncRawCursor(connection, row_factory=dict_row)
+    return await cursor.execute(statement.text, statement.values(params), prepare=prepare, binary=True)
+
+
+def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[Statement, dict[str, object]]:
     """The text of a search and its filter's parameters.
 
     Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
@@ -205,14 +254,14 @@ def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tu
 
 
 @functools.lru_cache(MAX_KNOWN)
-def _unfiltered(table: ChunkTable, leg: Leg, through: Indexes | None, kind: Kind) -> bytes:
+def _unfiltered(table: ChunkTable, leg: Leg, through: Indexes | None, kind: Kind) -> Statement:
     legs = _compose(table, leg, compile_condition(table, None)[0], through, is_filtered=False)
     return _around(legs, leg, kind)
 
 
-def _around(legs: sql.Composable, leg: Leg, kind: Kind) -> bytes:
+def _around(legs: sql.Composable, leg: Leg, kind: Kind) -> Statement:
     visible = scope.condition(VectorStores.TABLE, kind)
-    return sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible).as_bytes()
+    return Statement.of(sql.SQL(SEARCH_STORE).format(scores=sql.SQL(_SCORES[leg]), legs=legs, visible=visible))
 
 
 def _compose(

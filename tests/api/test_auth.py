@@ -39,8 +39,14 @@ ROUTES = [
     ("GET", "/v1/files/file-1/content"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/upload_1/parts"),
+    ("POST", "/v1/uploads/upload_1/presigned_parts"),
     ("POST", "/v1/uploads/upload_1/complete"),
     ("POST", "/v1/uploads/upload_1/cancel"),
+    ("POST", "/v1/table_syncs"),
+    ("POST", "/v1/table_syncs/from_pgai"),
+    ("GET", "/v1/table_syncs"),
+    ("GET", "/v1/table_syncs/ts_1"),
+    ("DELETE", "/v1/table_syncs/ts_1"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("DELETE", "/v1/keys/key_1"),
@@ -73,7 +79,8 @@ async def test_every_route_is_in_the_table_above(serve: Serve, settings: dict[st
             .replace("file-1", "{file_id}")
             .replace("vsfb_1", "{batch_id}")
             .replace("upload_1", "{upload_id}")
-            .replace("key_1", "{key_id}"),
+            .replace("key_1", "{key_id}")
+            .replace("ts_1", "{table_sync_id}"),
         )
         for method, path in ROUTES
     }

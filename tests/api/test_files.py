@@ -395,6 +395,18 @@ async def test_a_file_of_just_the_limit_is_taken(serve: Serve, settings: dict[st
     assert len(kept(blobs)) == 1
 
 
+async def test_what_is_too_large_for_an_answer_is_read_in_ranges(serve: Serve, settings: dict[str, Any]) -> None:
+    async with serve(**settings | {"max_answer_bytes": 3}) as openai:
+        file = await upload(openai, content=b"hello")
+
+        with pytest.raises(APIStatusError, match="ask for it in ranges") as refusal:
+            await openai.files.content(file.id)
+        part = await openai.files.content(file.id, extra_headers={"Range": "bytes=0-2"})
+
+    assert (refusal.value.status_code, refusal.value.code) == (413, "answer_too_large")
+    assert part.read() == b"hel"
+
+
 async def test_an_upload_that_says_it_is_too_large_is_not_read(serve: Serve, settings: dict[str, Any]) -> None:
     async def unread() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")

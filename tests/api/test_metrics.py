@@ -112,6 +112,15 @@ async def test_metrics_are_public_only_where_the_setting_says_so(
     assert (answer.status_code, others.status_code) == (status, 401)
 
 
+@pytest.mark.parametrize(
+    ("key", "status"), [({"role": "admin"}, 200), ({"role": "admin", "tenant": "acme"}, 403), ({"role": "read"}, 403)]
+)
+async def test_the_metrics_are_not_for_a_tenants_key(http: httpx.AsyncClient, key: dict[str, str], status: int) -> None:
+    made = (await http.post("/v1/keys", json={"name": "prometheus", **key})).json()["value"]
+
+    assert (await http.get("/metrics", headers={"Authorization": f"Bearer {made}"})).status_code == status
+
+
 async def test_a_worker_answers_probes_and_counts_files_and_jobs(
     openai: AsyncOpenAI, settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -1,14 +1,15 @@
 """Search of one store: exact, in OpenAI's shape, and in litellm-pgvector's words too."""
 
 import asyncio
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import numpy as np
 import psycopg
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
+from tests.conftest import Serve
 from tests.fake_embedder import DIMENSION, FakeEmbedder, embed
 
 CHUNKS: list[dict[str, Any]] = [
@@ -34,6 +35,16 @@ async def search(store: str, http: httpx.AsyncClient) -> Any:
         return answer.json()
 
     return search
+
+
+async def raw_search(openai: AsyncOpenAI, store: str, **body: Any) -> dict[str, Any]:
+    """A search with fields that the client does not know."""
+    return await openai.post(f"/vector_stores/{store}/search", cast_to=dict[str, Any], body=body)
+
+
+async def execute(database: str, statement: LiteralString) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(statement)
 
 
 def texts(page: dict[str, Any]) -> list[str]:
@@ -231,5 +242,91 @@ async def test_a_search_does_not_wait_for_a_writer(openai: AsyncOpenAI, store: s
         await writer.execute("UPDATE vector_stores SET last_active_at = now() - interval '1 day'")
 
         page = await asyncio.wait_for(openai.vector_stores.search(store, query="returns"), 5)
+
+    assert len(page.data) == len(CHUNKS)
+
+
+async def test_a_store_that_another_process_deleted_is_gone_at_once(
+    openai: AsyncOpenAI, store: str, serve: Serve, settings: dict[str, Any]
+) -> None:
+    await openai.vector_stores.search(store, query="returns")
+    async with serve(**settings) as other:
+        await other.vector_stores.delete(store)
+
+    with pytest.raises(NotFoundError):
+        await openai.vector_stores.search(store, query="returns")
+    with pytest.raises(NotFoundError):
+        await raw_search(openai, store, query_embedding=embed("returns").tolist())
+
+
+async def test_a_store_that_expired_since_its_last_search_is_refused(
+    openai: AsyncOpenAI, store: str, database: str
+) -> None:
+    await openai.vector_stores.search(store, query="returns")
+    await execute(database, "UPDATE vector_stores SET expires_at = now() - interval '1 second'")
+
+    with pytest.raises(BadRequestError, match="has expired"):
+        await openai.vector_stores.search(store, query="returns")
+
+
+async def test_a_question_is_embedded_by_the_model_that_the_store_has_now(
+    openai: AsyncOpenAI, store: str, database: str, embedder: FakeEmbedder
+) -> None:
+    await openai.vector_stores.search(store, query="returns")
+    await execute(database, "UPDATE vector_stores SET embedding_model = 'another'")
+    embedder.reset()
+
+    page = await openai.vector_stores.search(store, query="returns accepted", max_num_results=1)
+
+    assert page.data[0].content[0].text == "Returns are accepted within 30 days"
+    assert [call["model"] for call in embedder.calls] == ["all-minilm-l6-v2", "another"]
+
+
+async def test_a_vector_fits_the_dimension_that_the_store_has_now(
+    openai: AsyncOpenAI, store: str, database: str
+) -> None:
+    await raw_search(openai, store, query_embedding=embed("returns").tolist())
+    await execute(database, "UPDATE vector_stores SET embedding_dimension = 8")
+    await execute(database, "UPDATE embeddings SET embedding = '[1,2,3,4,5,6,7,8]'")
+
+    page = await raw_search(openai, store, query_embedding=[1.0, 2, 3, 4, 5, 6, 7, 8])
+
+    assert [round(result["score"], 3) for result in page["data"]] == [1.0] * len(CHUNKS)
+
+
+async def test_a_search_is_answered_alike_with_and_without_the_shortcut(http: httpx.AsyncClient, store: str) -> None:
+    url = f"/v1/vector_stores/{store}/search"
+    for body in (b'{"query": "returns accepted", "limit": 3}', b'{"query": "returns", "limt": 3}', b'{"query": ', b""):
+        short = await http.post(url, content=body, headers={"Content-Type": "application/json"})
+        long = await http.post(url, content=body, headers={"Content-Type": "application/json; charset=utf-8"})
+
+        assert (short.status_code, short.content) == (long.status_code, long.content)
+
+
+async def test_attributes_leave_as_they_were_put_in(openai: AsyncOpenAI, http: httpx.AsyncClient) -> None:
+    store = (await openai.vector_stores.create()).id
+    sent = [
+        {"word": "[null]", "brace": "}{", "quote": '"', "umlaut": "ü", "number": 1.5, "yes": False},
+        {"filename": "a.md", "number": 2},
+        {},
+    ]
+    chunks = [{"content": f"text {i}", "metadata": metadata} for i, metadata in enumerate(sent)]
+    await http.post(f"/v1/vector_stores/{store}/embeddings/batch", json={"embeddings": chunks})
+
+    page = await raw_search(openai, store, query="text")
+
+    found = {result["content"][0]["text"]: result for result in page["data"]}
+    assert [found[f"text {i}"]["attributes"] for i in range(3)] == sent
+    assert found["text 1"]["filename"] == "a.md"
+
+
+async def test_a_database_that_is_only_read_is_searched(
+    openai: AsyncOpenAI, store: str, database: str, serve: Serve, settings: dict[str, Any]
+) -> None:
+    await execute(database, "UPDATE vector_stores SET last_active_at = now() - interval '1 day'")
+    read_only = settings | {"database_url": f"{database}&options=-c%20default_transaction_read_only%3Don"}
+
+    async with serve(**read_only) as reader:
+        page = await reader.vector_stores.search(store, query="returns")
 
     assert len(page.data) == len(CHUNKS)

@@ -234,6 +234,7 @@ async def test_a_part_is_data_and_nothing_else(
     ("path", "content"),
     [
         ("/parts", {"files": {"data": ("p", b"x")}}),
+        ("/presigned_parts", {"json": {"bytes": 1}}),
         ("/complete", {"json": {"part_ids": ["part_1"]}}),
         ("/cancel", {}),
     ],
@@ -260,3 +261,11 @@ async def test_an_upload_that_ended_long_ago_is_forgotten(
         parts = await (await connection.execute("SELECT id FROM upload_parts")).fetchall()
 
     assert (left, parts) == ([(new.id,)], [])
+
+
+async def test_parts_of_files_in_a_directory_have_no_address(openai: AsyncOpenAI, http: httpx.AsyncClient) -> None:
+    upload = await create(openai)
+
+    answer = await http.post(f"/v1/uploads/{upload.id}/presigned_parts", json={"bytes": 1})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "not_supported")

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from openai import AsyncOpenAI
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from api.resources import Resources
 from api.schemas import Filter
@@ -405,13 +406,14 @@ async def explain(
     async with resources.database.connection() as connection:
         known = await searches.find_store(connection, chunks.store)
         assert known is not None
-        text, params = searches.statement(
+        statement, params = searches.statement(
             table, known, Search(leg, filter, limit=10, ef_search=ef_search), scope.EVERYTHING.kind
         )
         params |= {"vector_store_id": known.id, "store": known.id, "limit": 10, **keyword_search.BOUNDS}
         params |= {"question": "text of c00001", "query": storable(table, query), "dimension": DIMENSION}
-        rows = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + text, params)
-        row = await rows.fetchone()
+        cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
+        text = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement.text
+        row = await (await cursor.execute(text, statement.values(params))).fetchone()
     assert row is not None
     return row["QUERY PLAN"][0]["Plan"]
 

@@ -60,6 +60,7 @@ class ChatModel:
 class Stack:
     api_url: str
     proxy_url: str
+    embedder_url: str
     chat: ChatModel
     stores: dict[str, str]  # by the provider that the proxy knows them under
 
@@ -139,7 +140,7 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_c
         ):
             for store in stores.values():
                 _fill(quiver, store)
-            whole = Stack(api_url, proxy_url, chat, stores)
+            whole = Stack(api_url, proxy_url, embedder_url, chat, stores)
             with quiver, whole.quiver, whole.proxy:
                 yield whole
     chat.server.stop()

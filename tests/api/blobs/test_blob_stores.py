@@ -205,3 +205,14 @@ async def test_a_directory_that_cannot_be_one_is_unavailable(tmp_path: Path) -> 
 
     with pytest.raises(StorageUnavailable, match="log says why"):
         await blobs_at(file).write("file-1", in_chunks(b"hello"))
+
+
+async def test_a_copy_stays_when_the_blob_goes(blobs: BlobStore) -> None:
+    await blobs.write("part-1", in_chunks(LARGE))
+
+    await blobs.copy("part-1", "file-1")
+    await blobs.delete("part-1")
+
+    assert await read(blobs, "file-1", 0, len(LARGE)) == LARGE
+    with pytest.raises(FileNotFoundError):
+        await blobs.copy("part-1", "file-2")

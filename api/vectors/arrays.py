@@ -1,0 +1,85 @@
+"""Vectors as numpy's arrays of float32."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pgvector
+from pgvector import HalfVector
+
+Vector = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]  # one a row
+
+
+def from_bytes(data: bytes) -> Vector:
+    """Read little-endian float32.
+
+    Raises:
+        ValueError: it is not a whole number of floats.
+    """
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def from_numbers(numbers: Sequence[float]) -> Vector:
+    """Read numbers; those beyond float32 become infinite.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    wide = np.asarray(numbers, dtype=np.float64)
+    if wide.ndim != 1:
+        raise ValueError("is no list of numbers")
+    with np.errstate(over="ignore"):
+        return wide.astype(np.float32)
+
+
+def from_stored(stored: HalfVector | pgvector.Vector) -> Vector:
+    return stored.to_numpy().astype(np.float32)
+
+
+def as_rows(vectors: Sequence[Vector]) -> Vectors:
+    """Put vectors together.
+
+    Raises:
+        ValueError: there are none, or their sizes differ.
+    """
+    return np.stack(vectors)
+
+
+def joined(parts: Sequence[Vectors]) -> Vectors:
+    return np.concatenate(parts)
+
+
+def is_finite(vector: Vector) -> bool:
+    return bool(np.isfinite(vector).all())
+
+
+def is_zero(vector: Vector) -> bool:
+    return not vector.any()
+
+
+def have_directions(rows: Vectors) -> bool:
+    """Whether all are finite and none is zero."""
+    return bool(np.isfinite(rows).all() and rows.any(axis=1).all())
+
+
+def cosine(left: Vector, right: Vector) -> float:
+    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
+    return float(wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right)))
+
+
+def packed(rows: Vectors, *, is_half: bool) -> list[bytes]:
+    """Write rows as pgvector's binary format has them: the dimension, two bytes that are not used, the numbers.
+
+    Half precision has few exponents, and pgvector sums squares in single precision: there, and where the squares
+    would leave its range, a vector is stored at unit length, which no cosine notices.
+    """
+    count, dimension = rows.shape
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    scales = norms if is_half else np.where((norms > 1e-6) & (norms < 1e6), 1.0, norms)
+    number = ">f2" if is_half else ">f4"
+    values = np.zeros(count, dtype=[("dimension", ">u2"), ("unused", ">u2"), ("numbers", number, (dimension,))])
+    values["dimension"] = dimension
+    values["numbers"] = rows / scales[:, np.newaxis]
+    data, size = values.tobytes(), values.itemsize
+    return [data[start : start + size] for start in range(0, len(data), size)]
