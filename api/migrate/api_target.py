@@ -21,7 +21,7 @@ from api.migrate.http import Service, ServiceRefused
 from api.migrate.records import Record, Reject, StoreSettings
 from api.migrate.target import Kept, Outcome, Prepared, RejectsFile, StoreFacts
 from api.tables.migration_checkpoints import Checkpoint
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 REQUEST_ROWS: Final = 500
 PAGE_ROWS: Final = 100  # the API's limit

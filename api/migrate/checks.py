@@ -10,7 +10,7 @@ import orjson
 from api.migrate.records import Record, Reject
 from api.schemas import MAX_METADATA_DEPTH
 from api.tables.chunk_transfer import squared_lengths
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 MAX_ID_CHARACTERS: Final = 256  # as the API has it
 MAX_TEXT_BYTES: Final = 1024 * 1024  # unless it is said otherwise

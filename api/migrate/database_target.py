@@ -20,7 +20,7 @@ from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpo
 from api.tables.database import Connection, Database
 from api.tables.migrated_files import MigratedFile
 from api.tables.migration_checkpoints import Checkpoint
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 
 class DatabaseTarget:

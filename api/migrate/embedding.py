@@ -7,7 +7,7 @@ from api.errors import InvalidRequest
 from api.migrate.checks import Checked
 from api.migrate.records import Record, Reject
 from api.migrate.target import StoreFacts
-from api.wire import Vectors
+from api.vectors import Vectors
 
 
 class Embedder:

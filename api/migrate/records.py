@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from api.wire import Vector
+from api.vectors import Vector
 
 # A batch is bounded by its bytes, so that memory does not grow with the dimension.
 BATCH_ROWS = 5000

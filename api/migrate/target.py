@@ -8,7 +8,7 @@ from api.errors import ApiError
 from api.migrate.checks import Checked
 from api.migrate.records import Record, Reject, StoreSettings
 from api.tables.migration_checkpoints import Checkpoint
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 
 class Interrupted(ApiError):

@@ -5,7 +5,8 @@ from typing import Any, cast
 import numpy as np
 import orjson
 
-from api.wire import Vector, decode_base64_vector
+from api.vectors import Vector
+from api.wire import decode_base64_vector
 
 
 def read_vector(value: Any) -> Vector | None:

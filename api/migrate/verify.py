@@ -10,7 +10,7 @@ import numpy as np
 from api.migrate.checks import Limits, check
 from api.migrate.records import Record, Source, Tally
 from api.migrate.target import Kept, StoreFacts, Target
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 SAMPLED_ROWS: Final = 200
 SAMPLED_SEARCHES: Final = 10

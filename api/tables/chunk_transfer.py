@@ -19,7 +19,7 @@ from api.field_mapping import ChunkTable, Column
 from api.tables.chunks import statement_names, typed_id
 from api.tables.columns import Embeddings
 from api.tables.database import Connection
-from api.wire import Vector, Vectors
+from api.vectors import Vector, Vectors
 
 # The columns of a chunk, and those of one of a file, in the order in which they are packed.
 COPIED: Final = ("id", "vector_store_id", "content", "embedding", "metadata", "created_at")

@@ -17,7 +17,7 @@ import numpy as np
 
 from api.errors import ConfigurationError
 from api.migrate.records import Batch, Record, StoreSettings, rows_of
-from api.wire import Vector
+from api.vectors import Vector
 
 DATABASE: Final = "chroma.sqlite3"
 DOCUMENT: Final = "chroma:document"

@@ -23,7 +23,7 @@ from api.migrate.fields import Fields, Kind, guess, read_time, with_attributes
 from api.migrate.records import Batch, Record, StoreSettings, rows_of
 from api.migrate.vectors import read_vector
 from api.tables.database_url import parse_url
-from api.wire import Vector
+from api.vectors import Vector
 
 FIRST_ROWS = 100  # tell how large the rows are
 CONNECT_TIMEOUT_SECONDS = 10
