@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        await resources.database.open()
+        await resources.open()
         try:
             with suppress(DatabaseUnavailable):  # it may come later; until then every answer, and /ready, says so
                 table = await resources.database.chunk_table()

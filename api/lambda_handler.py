@@ -53,7 +53,7 @@ class Api:
         self._database = resources.database
         self._mangum = Mangum(WithinLimits(app), lifespan="off")
         self._used_at = time.time()
-        lambda_environment.run(self._connect())
+        lambda_environment.run(self._connect(resources))
 
     def __call__(self, event: dict[str, Any], context: Context) -> Any:
         # By the wall clock: the others may stand still while the environment does.
@@ -64,9 +64,9 @@ class Api:
         finally:
             self._used_at = time.time()
 
-    async def _connect(self) -> None:
+    async def _connect(self, resources: Resources) -> None:
         """Connect while initialising costs nobody's time. A database that is away is told to each request."""
-        await self._database.open()
+        await resources.open()
         with suppress(DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._database.chunk_table()

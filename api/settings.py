@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         description="The same database without a pooler in between, for `quiver db migrate` and the worker, which "
         "listens, holds locks and builds indexes. Unset: `DATABASE_URL`.",
     )
+    database_replica_url: SecretStr | None = Field(
+        default=None,
+        description="A streaming replica of it, which searches are sent to. What that does not know yet, and all "
+        "while it is away, is asked of `DATABASE_URL`.",
+    )
     database_pool_size: int = Field(default=10, ge=1, le=1000, description="Most connections of one process.")
     database_timeout_seconds: float = Field(
         default=5, gt=0, description="Longest wait for a connection; then the answer is a 503."

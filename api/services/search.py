@@ -1,13 +1,14 @@
 """Search of one store: embed the question, find and rank the chunks, answer in OpenAI's shape."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import orjson
 
 from api import rewriting
-from api.errors import InvalidRequest
+from api.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest, NotFound
 from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
@@ -43,6 +44,18 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
         EmbeddingUnavailable, EmbeddingTimeout: the question could not be embedded.
         ModelUnavailable: the question could not be rewritten, or not reranked where that is required.
     """
+    replica = resources.replica
+    if replica is not None and not replica.is_resting:
+        try:
+            return await _search(resources.on_replica(replica), vector_store_id, request)
+        except NotFound:  # not yet, perhaps: it is behind by a moment
+            pass
+        except (DatabaseUnavailable, ConfigurationError):
+            replica.rest()
+    return await _search(resources, vector_store_id, request)
+
+
+async def _search(resources: Resources, vector_store_id: str, request: SearchRequest) -> Found:
     limit = _limit(resources, request)
     table = await resources.database.chunk_table()
     plan = ranking.plan(request, table, limit=limit)
@@ -138,8 +151,17 @@ async def _searched(resources: Resources, connection: Connection, id: str, store
     if store.is_expired:
         raise stores.expired(id)
     if store.is_idle and resources.known_stores.may_touch(id):
-        await searches.touch(connection, id)
+        await _touch(resources, connection, id)
     return store
+
+
+async def _touch(resources: Resources, connection: Connection, id: str) -> None:
+    if resources.primary is None:
+        await searches.touch(connection, id)
+        return
+    with suppress(DatabaseUnavailable):  # the search was the replica's
+        async with resources.primary.connection() as writable:
+            await searches.touch(writable, id)
 
 
 def _misfit(id: str, query: Vector, dimension: int | None) -> InvalidRequest:

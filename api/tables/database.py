@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from pydantic import SecretStr
 
 from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
@@ -65,9 +66,11 @@ class Database:
 
     scope: Scope = EVERYTHING
 
-    def __init__(self, settings: Settings) -> None:
-        assert settings.database_url is not None  # whoever starts a part has checked
-        url = settings.database_url.get_secret_value()
+    def __init__(self, settings: Settings, address: SecretStr | None = None) -> None:
+        """Reach it by `DATABASE_URL`, or by another address."""
+        address = address or settings.database_url
+        assert address is not None  # whoever starts a part has checked
+        url = address.get_secret_value()
         self._conninfo, self._schema = parse_url(url)
         self._fields = settings.db_fields
         self._answer_seconds = settings.database_answer_seconds

@@ -1,11 +1,10 @@
 """The table `vector_stores`. Its rows leave as OpenAI's objects: the SELECT list is the wire."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from api.schemas import FILE_STATUSES, FileStatus, VectorStore
@@ -267,9 +266,7 @@ async def count_files(
 
 
 async def touch(connection: Connection, id: str) -> None:
-    """Note that the store is in use, where the database can be written to: a search does not fail for it."""
-    with suppress(errors.ReadOnlySqlTransaction):
-        await scope.execute(connection, VectorStores.TABLE, TOUCH, {"id": id})
+    await scope.execute(connection, VectorStores.TABLE, TOUCH, {"id": id})
 
 
 async def list_expired(connection: Connection) -> list[str]:

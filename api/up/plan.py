@@ -81,6 +81,8 @@ class Plan:
             ours["EMBEDDING__API_KEY"] = _reveal(settings.embedding.api_key or settings.litellm_master_key)
         if settings.database_direct_url is not None and not self.starts_postgres:
             ours["DATABASE_DIRECT_URL"] = _reveal(settings.database_direct_url)
+        if settings.database_replica_url is not None and not self.starts_postgres:
+            ours["DATABASE_REPLICA_URL"] = _reveal(settings.database_replica_url)
         return _without(os.environ, SECRETS) | ours
 
     def embedder_command(self) -> list[str]:

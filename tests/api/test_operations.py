@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -124,9 +126,62 @@ async def test_the_database_may_fail_over_to_another_server(
                 assert len(await found(client, store)) == len(TEXTS) + 1
 
 
+@pytest.fixture
+async def replicated(serve: Serve, settings: dict[str, Any], tmp_path: Path) -> AsyncIterator["Replicated"]:
+    async with own_server(tmp_path / "one") as primary:
+        with replica_of(primary, tmp_path / "two") as replica:
+            urls = {"database_url": primary.url, "database_replica_url": replica.url}
+            async with serve(**settings | urls | {"database_timeout_seconds": 0.5}) as client:
+                yield Replicated(client, primary, replica)
+
+
+@dataclass(frozen=True)
+class Replicated:
+    client: AsyncOpenAI
+    primary: EmbeddedPostgres
+    replica: EmbeddedPostgres
+
+
+async def test_searches_are_answered_by_a_replica(replicated: Replicated) -> None:
+    store = await filled_store(replicated.client)
+    await until_it_has_all(replicated.replica, of=replicated.primary)
+    before = await found(replicated.client, store)
+    replicated.primary.stop()
+
+    assert await found(replicated.client, store) == before
+    assert len(before) == len(TEXTS)
+    assert (await put(replicated.client, store)).status_code == 503
+
+
+async def test_what_a_replica_does_not_have_yet_is_found(replicated: Replicated) -> None:
+    await execute(replicated.replica.url, "SELECT pg_wal_replay_pause()")
+    store = await filled_store(replicated.client)
+
+    assert len(await found(replicated.client, store)) == len(TEXTS)
+
+
+async def test_a_replica_that_is_away_is_done_without(replicated: Replicated) -> None:
+    store = await filled_store(replicated.client)
+    replicated.replica.stop()
+
+    assert [len(await found(replicated.client, store)) for _ in range(5)] == [len(TEXTS)] * 5
+
+
+async def test_a_search_on_a_replica_keeps_its_store_from_expiring(replicated: Replicated) -> None:
+    store = await filled_store(replicated.client)
+    before = "UPDATE vector_stores SET last_active_at = now() - interval '1 day'"
+    await execute(replicated.primary.url, before)
+    await until_it_has_all(replicated.replica, of=replicated.primary)
+    await found(replicated.client, store)
+
+    last_active_at = (await replicated.client.vector_stores.retrieve(store)).last_active_at
+    assert last_active_at is not None
+    assert last_active_at > time.time() - 3600
+
+
 async def until_it_has_all(replica: EmbeddedPostgres, *, of: EmbeddedPostgres) -> None:
     async with await psycopg.AsyncConnection.connect(of.url) as connection:
-        [position] = await (await connection.execute("SELECT pg_current_wal_lsn()")).fetchone() or [None]
+        [position] = await (await connection.execute("SELECT pg_current_wal_insert_lsn()")).fetchone() or [None]
     arrived = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
     async with await psycopg.AsyncConnection.connect(replica.url) as connection, asyncio.timeout(SECONDS):
         while (await (await connection.execute(arrived, [position])).fetchone()) != (True,):  # noqa: ASYNC110  # it streams
