@@ -26,7 +26,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,targ
 
 FROM build AS api-packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
-    pip --python /opt/quiver/bin/python install --quiet '.[api,s3]'
+    pip --python /opt/quiver/bin/python install --quiet '.[api,s3,otel]'
 
 FROM build AS proxy-packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \

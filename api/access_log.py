@@ -6,16 +6,18 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import tracing
 from api.answers import failure
 from api.errors import InternalError
 from api.metrics import Metrics
-from api.observation import observed
+from api.observation import Observation, observed
 from api.services.keys import Caller
 from api.settings import Settings
 
@@ -97,7 +99,12 @@ class AccessLog:
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id), observed() as observation:
+        is_quiet = scope["path"] in QUIET_PATHS
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            observed() as observation,
+            nullcontext() if is_quiet else tracing.request_span(scope) as span,
+        ):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:  # nobody stands before this: the caller gets an answer, the log the rest
@@ -108,7 +115,10 @@ class AccessLog:
             finally:
                 seconds = time.perf_counter() - started
                 self._metrics.count_request(scope["method"], status, seconds, observation)
-                if scope["path"] not in QUIET_PATHS:
+                if span is not None:
+                    span.update_name(f"{scope['method']} {observation.route}")
+                    span.set_attributes(_traced_facts(scope["method"], status, observation, request_id))
+                if not is_quiet:
                     log.info(
                         "request",
                         method=scope["method"],
@@ -118,6 +128,18 @@ class AccessLog:
                         **_caller_facts(state.get("caller")),
                         **observation.facts(),
                     )
+
+
+def _traced_facts(method: str, status: int, observation: Observation, request_id: str) -> dict[str, str | int]:
+    """What a span says of a request, in OpenTelemetry's own names where it has them."""
+    facts = {
+        "http.request.method": method,
+        "http.route": observation.route,
+        "http.response.status_code": status,
+        "quiver.request_id": request_id,
+    }
+    store = observation.vector_store_id
+    return facts if store is None else facts | {"quiver.vector_store_id": store}
 
 
 def _caller_facts(caller: Caller | None) -> dict[str, str]:

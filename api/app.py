@@ -1,5 +1,6 @@
 """The HTTP application, assembled in plain sight."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import tracing
 from api.access_log import AccessLog
 from api.answers import add_error_handlers
 from api.auth import METRICS_PATH, PUBLIC_PATHS, Authenticate, required_key
@@ -66,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        tracing.start("quiver-api")
         await resources.open()
         try:
             with suppress(DatabaseUnavailable):  # it may come later; until then every answer, and /ready, says so
@@ -77,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         finally:
             await resources.close()
+            await asyncio.to_thread(tracing.stop)
 
     app = DescribedApp(
         title="Quiver",

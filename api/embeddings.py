@@ -17,6 +17,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from api import tracing
 from api.errors import ApiError, ConfigurationError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
 from api.observation import timed
 from api.settings import EmbeddingSettings
@@ -69,6 +70,7 @@ class Embeddings:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(settings.timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30),
+            event_hooks={"request": [tracing.inject]},
         )
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api import tracing
 from api.observation import Observation, observed
 
 PREFIX = "quiver_"
@@ -63,7 +64,7 @@ class Metrics:
     async def job(self, task: str) -> AsyncGenerator[Observation]:
         """Count what is carried out inside as a job of a task."""
         started, outcome = time.perf_counter(), "failed"
-        with observed() as observation:
+        with observed() as observation, tracing.span(task, kind="CONSUMER"):
             try:
                 yield observation
                 outcome = "succeeded"

@@ -10,12 +10,17 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypeVar
+
+from api import tracing
 
 Stage = Literal["embed", "sql", "rerank", "rewrite", "extract"]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 AsyncFunction = Callable[Arguments, Coroutine[Any, Any, Result]]
+
+# What a span says of the stages that are calls of PostgreSQL.
+DATABASE: Final = {"db.system.name": "postgresql"}
 
 UNMATCHED = "other"  # the one name of all paths that are no route: anybody can make up more
 
@@ -64,7 +69,8 @@ async def measured(stage: Stage) -> AsyncGenerator[None]:
     observation = _current.get()
     started = time.perf_counter()
     try:
-        yield
+        with tracing.span(stage, kind="CLIENT", attributes=DATABASE if stage == "sql" else None):
+            yield
     finally:
         if observation is not None:
             seconds = time.perf_counter() - started

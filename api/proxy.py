@@ -8,6 +8,7 @@ import orjson
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from api import tracing
 from api.errors import ApiError, InvalidRequest, ModelTimeout, ModelUnavailable
 
 RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
@@ -33,6 +34,7 @@ class Proxy:
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=30),
+            event_hooks={"request": [tracing.inject]},
         )
 
     async def close(self) -> None:

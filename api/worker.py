@@ -15,6 +15,7 @@ from procrastinate.jobs import Job
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.periodic import PeriodicDeferrer
 
+from api import tracing
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
 from api.metrics import Metrics
@@ -196,6 +197,7 @@ async def run(settings: Settings) -> None:
     settings = settings.past_the_pooler()
     if settings.database_url is None:
         raise ConfigurationError("DATABASE_URL is not set; the worker takes its jobs from there.")
+    tracing.start("quiver-worker")
     resources = Resources.of(settings)
     await resources.database.open()
     with suppress(StorageUnavailable):  # it may come later, and is in the log
@@ -209,6 +211,7 @@ async def run(settings: Settings) -> None:
             await _work_whenever_possible(stopping, resources)
     finally:
         await resources.close()
+        await asyncio.to_thread(tracing.stop)
 
 
 async def drain(resources: Resources, *, seconds: float) -> int:

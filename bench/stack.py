@@ -71,19 +71,22 @@ class Served:
         return int(self.url.rpartition(":")[2])
 
 
-def settings(postgres: EmbeddedPostgres, **more: Any) -> Settings:
-    return Settings(_env_file=None, database_url=postgres.url, server_api_key=KEY, **more)
+@asynccontextmanager
+async def opened_at(url: str, **more: Any) -> AsyncGenerator[Resources]:
+    opened = Resources.of(Settings(_env_file=None, database_url=url, server_api_key=KEY, **more))
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 @asynccontextmanager
 async def resources(postgres: EmbeddedPostgres) -> AsyncGenerator[Resources]:
     indexing = {"memory_mb": 1024}  # all of a store's graph
-    opened = Resources.of(settings(postgres, files_dir=postgres.data_dir.parent / "files", vector_index=indexing))
-    await opened.database.open()
-    try:
+    files = postgres.data_dir.parent / "files"
+    async with opened_at(postgres.url, files_dir=files, vector_index=indexing) as opened:
         yield opened
-    finally:
-        await opened.close()
 
 
 @contextmanager

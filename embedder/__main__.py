@@ -23,6 +23,7 @@ from embedder.metrics import Metrics
 from embedder.server import assemble, opened
 from embedder.service import Service
 from embedder.settings import Settings
+from embedder.tracing import tracer_provider
 
 MISCONFIGURED = 2  # the exit status when the embedder cannot start as it is configured
 KEEP_ALIVE_SECONDS = 75  # longer than callers keep idle connections: else one may be closed as a request comes
@@ -93,9 +94,9 @@ def run(settings: Settings) -> None:
 
 async def run_on(bound: socket.socket, settings: Settings) -> None:
     metrics = Metrics()
-    async with opened(settings, metrics) as pool:
+    async with tracer_provider() as provider, opened(settings, metrics) as pool:
         gc.freeze()  # what was imported stays; walking over it costs a second at exit, and pauses before
-        app = assemble(settings, metrics)
+        app = assemble(settings, metrics, provider=provider)
         app.state.service = Service(settings, pool, metrics)
         config = uvicorn.Config(
             app,

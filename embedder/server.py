@@ -5,6 +5,7 @@ Starlette alone: importing FastAPI takes half a second of a start that takes one
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,6 +31,10 @@ from embedder.pool import Loader, Pool
 from embedder.routes import embeddings, models, older, operations, rerank
 from embedder.service import Service
 from embedder.settings import Settings
+from embedder.tracing import Traced
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -72,10 +77,16 @@ async def opened(settings: Settings, metrics: Metrics, *, load: Loader = engines
 
 
 def assemble(
-    settings: Settings, metrics: Metrics, *, lifespan: Callable[[Starlette], object] | None = None
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    lifespan: Callable[[Starlette], object] | None = None,
+    provider: "TracerProvider | None" = None,
 ) -> Starlette:
     is_written = settings.log_level in ("debug", "info")
     middleware = [Middleware(AccessLog, metrics=metrics, form=settings.log_format, is_written=is_written)]
+    if provider is not None:
+        middleware.append(Middleware(Traced, provider=provider))
     if settings.cors_origins:
         middleware.append(
             Middleware(

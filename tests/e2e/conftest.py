@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from api.up.embedded_postgres import EmbeddedPostgres
 from tests.conftest import KEY, new_database
+from tests.otlp import Collector
 from tests.processes import free_port, running
 from tests.servers import Server
 
@@ -62,6 +63,7 @@ class Stack:
     proxy_url: str
     embedder_url: str
     chat: ChatModel
+    collector: Collector  # of the traces of the API, the worker and the embedder
     stores: dict[str, str]  # by the provider that the proxy knows them under
 
     @cached_property
@@ -94,6 +96,9 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_c
     api_url, proxy_url, embedder_url = (f"http://127.0.0.1:{port}" for port in (api_port, proxy_port, embedder_port))
     chat = ChatModel()
     chat.server.start()
+    collector = Collector()
+    collector.start()
+    tracing = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
     api_env = {
         "DATABASE_URL": stack_database,
         "SERVER_API_KEY": KEY,
@@ -101,11 +106,12 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_c
         "EMBEDDING__BASE_URL": proxy_url,
         "EMBEDDING__API_KEY": MASTER_KEY,
         "FILES_DIR": str(directory / "files"),
+        **tracing,
     }
     with (
         running(
             [sys.executable, "-m", "embedder"],
-            env={"EMBEDDER_PORT": str(embedder_port), "EMBEDDER_CACHE_DIR": model_cache},
+            env={"EMBEDDER_PORT": str(embedder_port), "EMBEDDER_CACHE_DIR": model_cache, **tracing},
             health=f"{embedder_url}/health",
             log=directory / "embedder.log",
         ),
@@ -123,6 +129,8 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_c
             "LITELLM_MASTER_KEY": MASTER_KEY,
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_MODE": "PRODUCTION",
+            "OTEL_EXPORTER": "otlp_http",
+            "OTEL_ENDPOINT": f"{collector.base_url}/v1/traces",
             "EMBEDDER_BASE_URL": f"{embedder_url}/v1",
             "QUIVER_BASE_URL": f"{api_url}/v1",
             "QUIVER_API_KEY": KEY,
@@ -140,16 +148,18 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_c
         ):
             for store in stores.values():
                 _fill(quiver, store)
-            whole = Stack(api_url, proxy_url, embedder_url, chat, stores)
+            whole = Stack(api_url, proxy_url, embedder_url, chat, collector, stores)
             with quiver, whole.quiver, whole.proxy:
                 yield whole
     chat.server.stop()
+    collector.stop()
 
 
 def _config(directory: Path, chat: ChatModel) -> Path:
     """Our configuration of the proxy as it is, and one chat model beside."""
     config = yaml.safe_load((ROOT / "litellm_config.yaml").read_text())
     params = {"model": "openai/chat", "api_base": f"{chat.server.base_url}/v1", "api_key": "none"}
+    config["litellm_settings"]["callbacks"] = ["otel"]  # as docs/operations.md has it
     config["model_list"].append({"model_name": "chat", "litellm_params": params})
     path = directory / "litellm_config.yaml"
     path.write_text(yaml.safe_dump(config))

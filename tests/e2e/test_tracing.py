@@ -1,0 +1,37 @@
+"""One trace from the caller through the API and the proxy to the embedder, and to the database."""
+
+import time
+
+import httpx
+
+from tests.conftest import KEY
+from tests.e2e.conftest import QUESTION, Stack
+from tests.otlp import Span
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SECONDS = 30
+
+
+def traced(stack: Stack, *, services: set[str]) -> list[Span]:
+    """The spans of our trace, when each of the services has sent some."""
+    deadline = time.monotonic() + SECONDS
+    while services - {span.service for span in stack.collector.of(TRACE)}:
+        assert time.monotonic() < deadline, stack.collector.of(TRACE)
+        time.sleep(0.1)
+    return stack.collector.of(TRACE)
+
+
+def test_a_search_is_one_trace_through_all_parts(stack: Stack) -> None:
+    path = f"/vector_stores/{stack.stores['openai']}/search"
+    headers = {"Authorization": f"Bearer {KEY}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
+    answer = httpx.post(f"{stack.api_url}/v1{path}", json={"query": f"{QUESTION} Soon."}, headers=headers)
+
+    spans = traced(stack, services={"quiver-api", "quiver-embedder"})
+    by_name = {span.name: span for span in spans}
+    request = by_name["POST /vector_stores/{vector_store_id}/search"]
+
+    assert answer.status_code == 200
+    assert request.parent_id == PARENT
+    assert {by_name["embed"].parent_id, by_name["sql"].parent_id} == {request.id}
+    assert by_name["POST /v1/embeddings"].parent_id == by_name["embed"].id
+    assert not [span for span in spans if QUESTION in str(span.attributes) or KEY in str(span.attributes)]
