@@ -1,4 +1,4 @@
-# The images of Quiver, a stage for each: api (which also migrates), worker, embedder, proxy.
+# The images of Quiver, a stage for each: api (which also migrates), worker, embedder, proxy, lambda.
 #   docker build --target api --tag quiver-api .      `make images` builds and tries all of them; see docs/deployment.md
 # The versions of all packages are those of constraints.txt. A registry of your own: --secret id=pip.conf,src=pip.conf
 
@@ -27,6 +27,10 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,targ
 FROM build AS api-packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
     pip --python /opt/quiver/bin/python install --quiet '.[api,s3,otel]'
+
+FROM build AS lambda-packages
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
+    pip --python /opt/quiver/bin/python install --quiet '.[lambda,ingestion]' awslambdaric
 
 FROM build AS proxy-packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
@@ -81,6 +85,13 @@ EXPOSE 4000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
     CMD ["python", "-IS", "/usr/local/lib/quiver/healthcheck.py", "LITELLM_PORT", "/health/liveliness"]
 CMD ["litellm", "--config", "/etc/quiver/litellm_config.yaml", "--host", "0.0.0.0", "--port", "4000"]
+
+# Both functions: `api.lambda_handler.handler` answers requests, `api.lambda_worker.handler` drains the queue.
+FROM runtime AS lambda
+COPY --from=lambda-packages /opt/quiver /opt/quiver
+COPY --from=quiver /opt/quiver /opt/quiver
+ENTRYPOINT ["python", "-m", "awslambdaric"]
+CMD ["api.lambda_handler.handler"]
 
 FROM runtime AS api
 COPY --from=api-packages /opt/quiver /opt/quiver
