@@ -71,7 +71,7 @@ def machine(call: dict[str, Any], database: str) -> type[APIStateMachine]:
     class Machine(description.as_state_machine()):
         def setup(self) -> None:
             with psycopg.connect(database, autocommit=True) as connection:
-                connection.execute("TRUNCATE vector_stores, files, uploads, idempotency_keys, api_keys")
+                connection.execute("TRUNCATE vector_stores, files, uploads, idempotency_keys, api_keys, table_syncs")
 
         def get_call_kwargs(self, case: Case) -> dict[str, Any]:
             return call
@@ -83,8 +83,10 @@ def machine(call: dict[str, Any], database: str) -> type[APIStateMachine]:
 
 
 @pytest.fixture
-def existing(call: dict[str, Any]) -> dict[str, str]:
-    """The ids of a store, and of one of everything in it."""
+def existing(call: dict[str, Any], database: str) -> dict[str, str]:
+    """The ids of a store, of one of everything in it, and of a sync of a table."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS articles (id int PRIMARY KEY, body text)")
     with httpx.Client(base_url=f"{call['base_url']}/v1", headers=call["headers"]) as http:
         store = http.post("/vector_stores", json={}).json()["id"]
         form = {"file": ("a.txt", b"text"), "purpose": (None, b"assistants")}
@@ -94,6 +96,7 @@ def existing(call: dict[str, Any]) -> dict[str, str]:
         announced = {"filename": "a.txt", "purpose": "assistants", "bytes": 4, "mime_type": "text/plain"}
         upload = http.post("/uploads", json=announced).json()["id"]
         key = http.post("/keys", json={"name": "a", "role": "read"}).json()["id"]
+        sync = http.post("/table_syncs", json={"table": "articles", "text_columns": ["body"]}).json()["id"]
     return {
         "vector_store_id": store,
         "file_id": file,
@@ -101,6 +104,7 @@ def existing(call: dict[str, Any]) -> dict[str, str]:
         "embedding_id": chunk,
         "upload_id": upload,
         "key_id": key,
+        "table_sync_id": sync,
     }
 
 
