@@ -3,10 +3,8 @@
 from datetime import datetime
 from typing import Any, Final, Literal, TypedDict, cast
 
-from psycopg import sql
-
 from api.key_schemas import ApiKey, Role
-from api.tables import keyset, scope
+from api.tables import scope
 from api.tables.columns import ApiKeys
 from api.tables.database import Connection
 from api.tables.keyset import Position
@@ -99,14 +97,9 @@ async def list_between(
     limit: int,
 ) -> list[ApiKey]:
     """Keys strictly between two positions of the order (created_at, id)."""
-    visible, seen = scope.visible(connection, ApiKeys.TABLE)
-    condition, params = keyset.between("api_keys", above=above, below=below)
-    statement = sql.SQL(LIST).format(
-        visible=visible,
-        condition=condition,
-        direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
+    rows = await scope.list_between(
+        connection, ApiKeys.TABLE, LIST, above=above, below=below, direction=direction, limit=limit
     )
-    rows = await (await connection.execute(statement, {**seen, **params, "limit": limit})).fetchall()
     return cast("list[ApiKey]", rows)
 
 

@@ -14,6 +14,9 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow
 
+from api.tables import keyset
+from api.tables.keyset import Position
+
 DEFAULT_TENANT: Final = "default"  # what is made without a tenant belongs to it
 
 Table = Literal["vector_stores", "files", "uploads", "api_keys"]
@@ -103,6 +106,29 @@ async def execute(
     """Execute a statement whose `{visible}` stands for the rows of the table that the connection may see."""
     query = _completed(statement, table, connection.scope.kind)
     return await connection.execute(query, {**params, **connection.scope.params})
+
+
+async def list_between(
+    connection: Connection,
+    table: Table,
+    statement: LiteralString,
+    *,
+    above: Position | None,
+    below: Position | None,
+    direction: Literal["asc", "desc"],
+    limit: int,
+) -> list[DictRow]:
+    """The rows that the connection may see, strictly between two positions of the order (created_at, id).
+
+    The statement has `{visible}` and `{condition}` among its conditions, `{direction}` in its order, and a limit.
+    """
+    between, positions = keyset.between(table, above=above, below=below)
+    query = sql.SQL(statement).format(
+        visible=condition(table, connection.scope.kind),
+        condition=between,
+        direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
+    )
+    return await (await connection.execute(query, {**connection.scope.params, **positions, "limit": limit})).fetchall()
 
 
 def owner(connection: Connection) -> Owner:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from api.schemas import FILE_STATUSES, FileStatus, VectorStore
-from api.tables import keyset, scope
+from api.tables import scope
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
 from api.tables.keyset import Position
@@ -183,14 +182,9 @@ async def list_between(
     limit: int,
 ) -> list[VectorStore]:
     """Stores strictly between two positions of the order (created_at, id)."""
-    visible, seen = scope.visible(connection, VectorStores.TABLE)
-    condition, params = keyset.between("vector_stores", above=above, below=below)
-    statement = sql.SQL(LIST).format(
-        visible=visible,
-        condition=condition,
-        direction=sql.SQL("ASC" if direction == "asc" else "DESC"),
+    rows = await scope.list_between(
+        connection, VectorStores.TABLE, LIST, above=above, below=below, direction=direction, limit=limit
     )
-    rows = await (await connection.execute(statement, {**seen, **params, "limit": limit})).fetchall()
     return cast("list[VectorStore]", rows)
 
 

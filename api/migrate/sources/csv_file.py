@@ -8,13 +8,13 @@ from typing import IO, Any, Final
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields, Kind, guess, read_record
 from api.migrate.records import BATCH_BYTES, BATCH_ROWS, Batch, Record, StoreSettings
-from api.migrate.sources.files import file_identity
+from api.migrate.sources.files import FileOfRows
 
 DELIMITERS: Final = ",;\t|"
 FIELD_BYTES: Final = 64 * 1024 * 1024  # csv's own limit is less than the text of a long vector
 
 
-class CsvFile:
+class CsvFile(FileOfRows):
     """One file; its delimiter is the commonest in the line of names.
 
     Raises:
@@ -36,22 +36,6 @@ class CsvFile:
             raise ConfigurationError(f"{path} has no line of names.")
         columns: dict[str, Kind] = dict.fromkeys(self._names, "text")
         self._fields = guess(columns, wanted, what=str(path))
-
-    @property
-    def shown(self) -> str:
-        return str(self._path)
-
-    @property
-    def identity(self) -> str:
-        return file_identity(self._path)
-
-    @property
-    def reading(self) -> dict[str, str]:
-        return {"id": "the number of the row", **self._fields.shown}
-
-    @property
-    def has_vectors(self) -> bool:
-        return self._fields.vector is not None
 
     async def count(self) -> int | None:
         return None

@@ -4,7 +4,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from api.migrate.fields import Fields
 from api.migrate.records import StoreSettings
+
+
+class FileOfRows:
+    """What a file tells of itself before it is read; how its rows are read is each kind of file's own."""
+
+    row = "row"  # what a row is called
+    _path: Path
+    _fields: Fields
+
+    @property
+    def shown(self) -> str:
+        return str(self._path)
+
+    @property
+    def identity(self) -> str:
+        return file_identity(self._path)
+
+    @property
+    def reading(self) -> dict[str, str]:
+        return {"id": f"the number of the {self.row}", **self._fields.shown}
+
+    @property
+    def has_vectors(self) -> bool:
+        return self._fields.vector is not None
 
 
 def file_identity(path: Path) -> str:

@@ -9,38 +9,24 @@ import orjson
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
 from api.migrate.records import BATCH_BYTES, BATCH_ROWS, Batch, Record, StoreSettings
-from api.migrate.sources.files import file_identity, read_store
+from api.migrate.sources.files import FileOfRows, read_store
 
 LOOKED_AT_LINES = 100  # for the guess
 
 
-class JsonLines:
+class JsonLines(FileOfRows):
     """One file of JSON Lines; an export of Quiver's begins with a line that describes the store.
 
     Raises:
         ConfigurationError: it has no line with an object, or lacks a field that was named.
     """
 
+    row = "line"
+
     def __init__(self, path: Path, wanted: Fields) -> None:
         self._path = path
         self.store, columns = _look(path)
         self._fields = guess(columns, wanted, what=str(path))
-
-    @property
-    def shown(self) -> str:
-        return str(self._path)
-
-    @property
-    def identity(self) -> str:
-        return file_identity(self._path)
-
-    @property
-    def reading(self) -> dict[str, str]:
-        return {"id": "the number of the line", **self._fields.shown}
-
-    @property
-    def has_vectors(self) -> bool:
-        return self._fields.vector is not None
 
     async def count(self) -> int | None:
         return None

@@ -11,12 +11,12 @@ import orjson
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
 from api.migrate.records import Batch, StoreSettings, rows_of
-from api.migrate.sources.files import file_identity
+from api.migrate.sources.files import FileOfRows, file_identity
 
 Array = np.ndarray[Any, Any]
 
 
-class NumpyFile:
+class NumpyFile(FileOfRows):
     """Arrays of one length, and the rows of a text file of as many.
 
     Raises:
@@ -47,14 +47,6 @@ class NumpyFile:
     @property
     def identity(self) -> str:
         return " ".join(file_identity(path) for path in (self._path, self._texts) if path)
-
-    @property
-    def reading(self) -> dict[str, str]:
-        return {"id": "the number of the row", **self._fields.shown}
-
-    @property
-    def has_vectors(self) -> bool:
-        return self._fields.vector is not None
 
     async def count(self) -> int | None:
         return self._rows

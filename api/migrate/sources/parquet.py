@@ -11,7 +11,7 @@ import orjson
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields, Kind, guess, read_record
 from api.migrate.records import Batch, Record, StoreSettings, rows_of
-from api.migrate.sources.files import file_identity, read_store
+from api.migrate.sources.files import FileOfRows, read_store
 
 LOOKED_AT_ROWS = 100  # tell how large the rows are
 STORE_KEY = b"quiver_vector_store"  # of an export of ours: the store in the file's metadata
@@ -29,7 +29,7 @@ def pyarrow(module: str) -> Any:
         raise ConfigurationError("Parquet needs its own package: pip install 'quiver[migrate]'") from error
 
 
-class Parquet:
+class Parquet(FileOfRows):
     """One file.
 
     Raises:
@@ -47,22 +47,6 @@ class Parquet:
         self._fields = guess({field.name: _kind(arrow.types, field.type) for field in schema}, wanted, what=str(path))
         described: bytes | None = (schema.metadata or cast("dict[bytes, bytes]", {})).get(STORE_KEY)
         self.store = read_store(orjson.loads(described)) if described else StoreSettings(name=path.stem)
-
-    @property
-    def shown(self) -> str:
-        return str(self._path)
-
-    @property
-    def identity(self) -> str:
-        return file_identity(self._path)
-
-    @property
-    def reading(self) -> dict[str, str]:
-        return {"id": "the number of the row", **self._fields.shown}
-
-    @property
-    def has_vectors(self) -> bool:
-        return self._fields.vector is not None
 
     async def count(self) -> int | None:
         return self._rows
