@@ -52,8 +52,8 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
 
-bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it
-	@$(BIN)/python -m bench.table_sync
+bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it, and how long it is locked (ROWS=1000000)
+	@$(BIN)/python -m bench.table_sync $(if $(ROWS),--rows $(ROWS))
 
 bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
 	@$(BIN)/python -m bench.recall

@@ -112,9 +112,16 @@ def test_a_vectorizer_is_taken_over_without_embedding_again(database: Database, 
     assert search(stack, sync, "moon")[0]["file_id"] == "3"
 
 
-def test_what_was_taken_over_is_dropped_from_pgai_if_asked(database: Database, stack: Stack) -> None:
-    adopt(stack, "docs_by_litellm", drop_vectorizer=True)
+def test_the_command_takes_over_and_drops_from_pgai_if_asked(
+    database: Database, stack: Stack, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "api.cli", "sync", "--from-pgai", "--vectorizer=docs_by_litellm", "--drop-vectorizer"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SERVER_API_KEY": KEY}
+    taking = [*command, f"--model={MODEL}", f"--url={stack.api_url}"]
+    done = subprocess.run(taking, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
+    assert done.returncode == 0, done.stderr
+    assert "public.docs in vector store vs_" in done.stdout
     assert database.fetch("SELECT count(*) FROM ai.vectorizer WHERE name = 'docs_by_litellm'") == [(0,)]
     assert database.fetch("SELECT count(*) > 0 FROM docs_by_litellm") == [(True,)]
 
