@@ -61,8 +61,8 @@ bench-recall: .venv/dev ## Measure what searches of a large store find, with fil
 bench-search: .venv/dev .venv/peers ## Measure searches beside their own SQL, by text, and beside chromadb (ARGS="--chunks 10000 --parts straight")
 	@$(BIN)/python -m bench.search $(ARGS)
 
-bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000)
-	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS))
+bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000 ARGS=--together)
+	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS)) $(ARGS)
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60
