@@ -78,6 +78,19 @@ async def test_what_cannot_be_synced_is_refused_and_leaves_nothing(
     assert await fetch(articles, "SELECT count(*) FROM vector_stores") == [(0,)]
 
 
+@pytest.mark.parametrize("schema", [None, "public", "{database}.public"])
+async def test_a_table_of_another_database_is_refused(
+    schema: str | None, empty_database: str, database: str, http: httpx.AsyncClient
+) -> None:
+    await execute(empty_database, ARTICLES)
+    [(name,)] = await fetch(empty_database, "SELECT current_database()")
+    fields = {"table_schema": schema and schema.format(database=name)}
+    answer = await http.post("/v1/table_syncs", json=DECLARATION | fields)
+
+    assert (answer.status_code, "no table 'articles'" in answer.json()["error"]["message"]) == (404, True)
+    assert await fetch(database, "SELECT count(*) FROM vector_stores") == [(0,)]
+
+
 async def test_a_table_is_in_a_store_once(articles: str, http: httpx.AsyncClient) -> None:
     first = await declare(http)
     again = await http.post("/v1/table_syncs", json=DECLARATION | {"vector_store_id": first["vector_store_id"]})
