@@ -175,7 +175,8 @@ async def _vectors(
     """A row for each request, embedded here where the caller sent none; all of the store's dimension."""
     given = {position: request.embedding for position, request in enumerate(requests) if request.embedding is not None}
     params = [f"{path.format(position)}embedding" for position in given]
-    read = dict(zip(given, read_vectors(list(given.values()), params=params), strict=True))
+    read_rows = read_vectors(list(given.values()), params=params)
+    read = dict(zip(given, read_rows, strict=True))
     positions = [position for position in range(len(requests)) if position not in given]
     sizes = {position: vector.size for position, vector in read.items()}
     dimension = store["embedding_dimension"]
@@ -188,7 +189,7 @@ async def _vectors(
         read |= dict(zip(positions, embedded, strict=True))
     if dimension is None:  # what the model made decides, else the first vector that was sent
         _refuse_other_dimensions(store, sizes, read[positions[0] if positions else 0].size, path)
-    return as_rows([read[position] for position in range(len(requests))])
+    return as_rows([read[position] for position in range(len(requests))] if positions else read_rows)
 
 
 def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimension: int, path: str) -> None:
