@@ -1,6 +1,6 @@
 """JSON in and out, and vectors as they travel: lists of numbers or base64 of little-endian float32."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import orjson
@@ -47,14 +47,17 @@ def read_vector(value: Sequence[float] | str, *, param: str) -> Vector:
     return vector
 
 
-def read_vectors(values: Sequence[Sequence[float] | str], *, params: Sequence[str]) -> list[Vector] | Vectors:
-    """Read a caller's vectors, each as `read_vector` does; they may differ in size."""
+def read_vectors(values: Sequence[Sequence[float] | str], *, param_of: Callable[[int], str]) -> list[Vector] | Vectors:
+    """Read a caller's vectors, each as `read_vector` does; they may differ in size.
+
+    `param_of` names the one at a place, for an error.
+    """
     vectors = _decode_at_once(values)
     if vectors is None:
-        vectors = [_decode(value, param=param) for value, param in zip(values, params, strict=True)]
+        vectors = [_decode(value, param=param_of(place)) for place, value in enumerate(values)]
     if not _have_directions(vectors):  # one by one is slower than decoding them was
-        for vector, param in zip(vectors, params, strict=True):
-            _require_direction(vector, param=param)
+        for place, vector in enumerate(vectors):
+            _require_direction(vector, param=param_of(place))
     return vectors
 
 

@@ -174,8 +174,8 @@ async def _vectors(
 ) -> Vectors:
     """A row for each request, embedded here where the caller sent none; all of the store's dimension."""
     given = {position: request.embedding for position, request in enumerate(requests) if request.embedding is not None}
-    params = [f"{path.format(position)}embedding" for position in given]
-    read_rows = read_vectors(list(given.values()), params=params)
+    places = list(given)
+    read_rows = read_vectors(list(given.values()), param_of=lambda place: f"{path.format(places[place])}embedding")
     read = dict(zip(given, read_rows, strict=True))
     positions = [position for position in range(len(requests)) if position not in given]
     sizes = {position: vector.size for position, vector in read.items()}
@@ -200,6 +200,8 @@ def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimen
 
 def _ids(table: ChunkTable, requests: Sequence[CreateEmbeddingRequest], path: str) -> list[str | None]:
     """The clients' own ids as the table will have them, each but once."""
+    if all(request.id is None for request in requests):
+        return [None] * len(requests)
     ids: list[str | None] = []
     seen: set[str] = set()
     for position, request in enumerate(requests):
