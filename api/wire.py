@@ -1,5 +1,6 @@
 """JSON in and out, and vectors as they travel: lists of numbers or base64 of little-endian float32."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -15,8 +16,7 @@ from api.vectors import (
     from_bytes,
     from_numbers,
     have_directions,
-    is_finite,
-    is_zero,
+    norm,
     rows_from_bytes,
     rows_from_doubles,
 )
@@ -96,9 +96,10 @@ def _have_directions(vectors: list[Vector] | Vectors) -> bool:
 def _require_direction(vector: Vector, *, param: str) -> None:
     if not vector.size:
         raise InvalidRequest(f"{param!r} is empty.", param=param)
-    if not is_finite(vector):
+    length = norm(vector)
+    if not math.isfinite(length):
         raise InvalidRequest(
             f"{param!r} has a number that is not finite (NaN, infinite, or beyond float32).", param=param
         )
-    if is_zero(vector):
+    if length == 0:
         raise InvalidRequest(f"{param!r} is the zero vector, which has no direction to compare.", param=param)
