@@ -7,13 +7,11 @@ when one of them ends.
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-from api.embeddings import Embeddings
 from api.errors import InvalidRequest
 from api.observation import timed
-from api.vectors import Vector, Vectors
 
 PARALLEL_CALLS: Final = 2  # one that the proxy works on, and one that is on its way
 MAX_TEXTS: Final = 64  # in one call
@@ -22,18 +20,36 @@ _Model = tuple[str, int]  # its name and the dimension of its vectors
 _Key = tuple[str, int, str]
 
 
-class QueryVectors:
-    """The embeddings' client as searches use it. One for a process."""
+class Remembered(Protocol):
+    """A vector, dense or sparse."""
 
-    def __init__(self, embeddings: Embeddings, *, cache_bytes: int) -> None:
+    @property
+    def nbytes(self) -> int: ...
+    def copy(self) -> Self: ...
+
+
+V = TypeVar("V", bound=Remembered)
+V_co = TypeVar("V_co", bound=Remembered, covariant=True)
+
+
+class Source(Protocol[V_co]):
+    """A client of a service that embeds texts."""
+
+    def embed(self, texts: Sequence[str], *, model: str, dimension: int) -> Awaitable[Iterable[V_co]]: ...
+
+
+class QueryVectors(Generic[V]):
+    """A client of an embedding service as searches use it. One of each for a process."""
+
+    def __init__(self, embeddings: Source[V], *, cache_bytes: int) -> None:
         self._embeddings = embeddings
-        self._cache = _Cache(cache_bytes)
-        self._pending: dict[_Key, asyncio.Future[Vector]] = {}
+        self._cache: _Cache[V] = _Cache(cache_bytes)
+        self._pending: dict[_Key, asyncio.Future[V]] = {}
         self._waiting: defaultdict[_Model, OrderedDict[str, None]] = defaultdict(OrderedDict)
         self._calls: set[asyncio.Task[None]] = set()
 
     @timed("embed")
-    async def embed(self, texts: Sequence[str], *, model: str, dimension: int) -> list[Vector]:
+    async def embed(self, texts: Sequence[str], *, model: str, dimension: int) -> list[V]:
         """A vector of that dimension for each text, in their order.
 
         Raises:
@@ -54,7 +70,7 @@ class QueryVectors:
             pending.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    def _known_or_pending(self, key: _Key) -> Vector | asyncio.Future[Vector]:
+    def _known_or_pending(self, key: _Key) -> V | asyncio.Future[V]:
         if (known := self._cache.get(key)) is not None:
             return known
         pending = self._pending.get(key)
@@ -92,11 +108,11 @@ class QueryVectors:
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
             self._fail(model, texts, error)
 
-    async def _embed(self, model: _Model, texts: list[str]) -> Vectors:
+    async def _embed(self, model: _Model, texts: list[str]) -> Iterable[V]:
         name, dimension = model
         return await self._embeddings.embed(texts, model=name, dimension=dimension)
 
-    def _accept(self, model: _Model, texts: list[str], vectors: Vectors) -> None:
+    def _accept(self, model: _Model, texts: list[str], vectors: Iterable[V]) -> None:
         for text, vector in zip(texts, vectors, strict=True):
             own = vector.copy()  # a row of its own, so that remembering one does not keep all of them
             self._cache.put((*model, text), own)
@@ -107,32 +123,32 @@ class QueryVectors:
             self._pending.pop((*model, text)).set_exception(error)
 
 
-class _Cache:
+class _Cache(Generic[V]):
     """The vectors used last, up to a number of bytes of them and their texts."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._vectors: OrderedDict[_Key, Vector] = OrderedDict()
+        self._vectors: OrderedDict[_Key, V] = OrderedDict()
 
-    def get(self, key: _Key) -> Vector | None:
+    def get(self, key: _Key) -> V | None:
         vector = self._vectors.get(key)
         if vector is not None:
             self._vectors.move_to_end(key)
         return vector
 
-    def put(self, key: _Key, vector: Vector) -> None:
+    def put(self, key: _Key, vector: V) -> None:
         self._vectors[key] = vector
         self._bytes += _size(key, vector)
         while self._bytes > self._most_bytes:
             self._bytes -= _size(*self._vectors.popitem(last=False))
 
 
-def _size(key: _Key, vector: Vector) -> int:
+def _size(key: _Key, vector: Remembered) -> int:
     return vector.nbytes + 4 * len(key[2]) + 500  # what Python keeps besides
 
 
-def _retrieve(pending: asyncio.Future[Vector]) -> None:
+def _retrieve(pending: asyncio.Future[Any]) -> None:
     """Take note of an error that nobody waits for any more."""
     if not pending.cancelled():
         pending.exception()

@@ -4,15 +4,18 @@ import time
 from dataclasses import dataclass, replace
 
 from api.blobs import BlobStore, blobs_at
-from api.embeddings import Embeddings
+from api.embeddings import Embeddings, api_base
 from api.metrics import Metrics
 from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
+from api.sparse import SparseModel, Weights
 from api.tables.database import Database
 from api.tables.scope import Scope
 from api.tables.searches import KnownStores
+from api.vectors import Vector
 
+EMBEDDER_BASE_URL = "http://localhost:8001"
 REST_SECONDS = 5.0  # a replica that failed is asked again after it; each try may take DATABASE_TIMEOUT_SECONDS
 
 
@@ -38,10 +41,12 @@ class Resources:
     database: Database
     embeddings: Embeddings
     blobs: BlobStore
-    query_vectors: QueryVectors
+    query_vectors: QueryVectors[Vector]
     proxy: Proxy
     metrics: Metrics
     known_stores: KnownStores
+    sparse_model: SparseModel | None = None  # None: none is configured
+    sparse_queries: QueryVectors[Weights] | None = None
     replica: Replica | None = None
     primary: Database | None = None  # where `database` is a replica: what it is one of
 
@@ -49,14 +54,27 @@ class Resources:
     def of(cls, settings: Settings) -> "Resources":
         blobs = blobs_at(settings.files_dir or settings.quiver_data_dir / "files")
         embeddings = Embeddings(settings.embedding)
-        query_vectors = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
+        query_vectors: QueryVectors[Vector] = QueryVectors(embeddings, cache_bytes=settings.query_cache_bytes)
         key = settings.embedding.api_key.get_secret_value() if settings.embedding.api_key else ""
         proxy = Proxy(embeddings.base_url, key=key)
+        sparse_model = _sparse_model(settings)
+        sparse_queries = sparse_model and QueryVectors(sparse_model, cache_bytes=settings.query_cache_bytes)
         database, metrics = Database(settings), Metrics()
         metrics.watch_pool(database.pool_stats)
         url = settings.database_replica_url
-        replica = None if url is None else Replica(Database(settings, url))
-        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics, KnownStores(), replica)
+        return cls(
+            settings,
+            database,
+            embeddings,
+            blobs,
+            query_vectors,
+            proxy,
+            metrics,
+            KnownStores(),
+            sparse_model=sparse_model,
+            sparse_queries=sparse_queries,
+            replica=None if url is None else Replica(Database(settings, url)),
+        )
 
     def within(self, scope: Scope) -> "Resources":
         """The same, with a database of which only what the scope allows can be seen."""
@@ -75,8 +93,21 @@ class Resources:
 
     async def close(self) -> None:
         await self.query_vectors.close()
+        if self.sparse_queries is not None:
+            await self.sparse_queries.close()
+        if self.sparse_model is not None:
+            await self.sparse_model.close()
         await self.embeddings.close()
         await self.proxy.close()
         await self.database.close()
         if self.replica is not None:
             await self.replica.database.close()
+
+
+def _sparse_model(settings: Settings) -> SparseModel | None:
+    sparse = settings.sparse
+    if sparse.model is None:
+        return None
+    url = api_base(sparse.base_url or settings.embedder_base_url or EMBEDDER_BASE_URL)
+    key = sparse.api_key.get_secret_value() if sparse.api_key else ""
+    return SparseModel(sparse, name=sparse.model, proxy=Proxy(url, key=key))

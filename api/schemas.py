@@ -246,15 +246,18 @@ def _limit_filter(value: object) -> object:
 class HybridSearch(Request):
     embedding_weight: float = Field(ge=0, le=1e6)
     text_weight: float = Field(ge=0, le=1e6)
+    sparse_weight: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None, description="Quiver's own: of the sparse vectors, 0 by default."
+    )
 
     @model_validator(mode="after")
     def _one_weighs(self) -> "HybridSearch":
-        if not self.embedding_weight + self.text_weight:
-            raise ValueError("one of embedding_weight and text_weight must be more than 0")
+        if not self.embedding_weight + self.text_weight + (self.sparse_weight or 0):
+            raise ValueError("one of embedding_weight, text_weight and sparse_weight must be more than 0")
         return self
 
 
-SearchMode = Literal["vector", "keyword", "hybrid"]
+SearchMode = Literal["vector", "keyword", "sparse", "hybrid"]
 FUSING_RANKERS = ("rrf", "weighted")
 RANKERS = ("none", "auto", "default-2024-11-15", *FUSING_RANKERS)
 
@@ -262,19 +265,19 @@ RANKERS = ("none", "auto", "default-2024-11-15", *FUSING_RANKERS)
 class RankingOptions(Request):
     ranker: Name | None = Field(
         default=None,
-        description="`auto`, `none`, `default-2024-11-15`; `rrf` or `weighted`, which fuse both legs; or the name of "
+        description="`auto`, `none`, `default-2024-11-15`; `rrf` or `weighted`, which fuse the legs; or the name of "
         "a rerank model of the proxy.",
     )
     search_mode: SearchMode | None = None
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Weight of the vectors in `weighted`, 0.5 by default; the words have the rest."
+        default=None, description="Weight of the vectors in `weighted`, 0.7 by default; the words have the rest."
     )
     candidates: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="How many of each leg are fused, and how many are reranked; 50 by default."
     )
     hybrid_search: HybridSearch | None = Field(
-        default=None, description="Weights of the legs in `rrf`; asks for `search_mode` `hybrid`."
+        default=None, description="Weights of the legs in `rrf` and `weighted`; asks for `search_mode` `hybrid`."
     )
     ef_search: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None,
@@ -285,13 +288,13 @@ class RankingOptions(Request):
     def _fit_together(self) -> "RankingOptions":
         if self.alpha is not None and self.ranker != "weighted":
             raise ValueError("alpha is for the ranker 'weighted'; name it")
-        if self.hybrid_search is not None and self.ranker == "weighted":
-            raise ValueError("hybrid_search has the weights of the ranker 'rrf'; 'weighted' takes alpha")
-        if self.search_mode in ("vector", "keyword"):
+        if self.hybrid_search is not None and self.alpha is not None:
+            raise ValueError("alpha and hybrid_search both weigh the legs; give one of them")
+        if self.search_mode in ("vector", "keyword", "sparse"):
             if self.ranker in FUSING_RANKERS:
-                raise ValueError(f"the ranker {self.ranker!r} fuses two legs; search_mode must be 'hybrid'")
+                raise ValueError(f"the ranker {self.ranker!r} fuses several legs; search_mode must be 'hybrid'")
             if self.hybrid_search is not None:
-                raise ValueError("hybrid_search asks for both legs; search_mode must be 'hybrid'")
+                raise ValueError("hybrid_search asks for several legs; search_mode must be 'hybrid'")
         return self
 
 

@@ -50,6 +50,36 @@ class RerankSettings(BaseModel):
     max_attempts: int = Field(default=2, ge=1, le=10, description="Tries of one call before it is given up.")
 
 
+class SparseSettings(BaseModel):
+    model: str | None = Field(
+        default=None,
+        description="Model of the third leg of [hybrid search](search.md#sparse-vectors), as the embedder calls it. "
+        "Unset: there is none.",
+    )
+    base_url: str | None = Field(
+        default=None,
+        description="The embedder, or another server with its `/sparse_embeddings`, with or without `/v1`. "
+        "Unset: `EMBEDDER_BASE_URL`, or http://localhost:8001.",
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key sent to it.")
+    required: bool = Field(
+        default=False,
+        description="A hybrid search fails with a 502 while the sparse model is away. Unset: it is answered by the "
+        "other two legs, and says so in the header `x-quiver-sparse`.",
+    )
+    batch_size: int = Field(default=32, ge=1, le=2048, description="Chunks in one call of the worker's.")
+    timeout_seconds: float = Field(
+        default=10, gt=0, description="Longest wait for the vectors of a search's questions."
+    )
+    max_attempts: int = Field(default=2, ge=1, le=10, description="Tries of one call before it is given up.")
+    max_exact_chunks: int = Field(
+        default=10_000,
+        ge=0,
+        description="Chunks up to which all sparse vectors of a store are compared. In a larger store they order what "
+        "the other legs find.",
+    )
+
+
 class RewriteSettings(BaseModel):
     model: str | None = Field(
         default=None,
@@ -221,6 +251,7 @@ class Settings(BaseSettings):
 
     embedding: EmbeddingSettings = EmbeddingSettings()
     rerank: RerankSettings = RerankSettings()
+    sparse: SparseSettings = SparseSettings()
     rewrite: RewriteSettings = RewriteSettings()
     vector_index: VectorIndexSettings = VectorIndexSettings()
     db_fields: DbFields = DbFields()

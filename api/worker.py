@@ -16,7 +16,7 @@ from procrastinate.middleware import AsyncCallNext
 from procrastinate.periodic import PeriodicDeferrer
 
 from api import tracing
-from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, StorageUnavailable
+from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, ModelUnavailable, StorageUnavailable
 from api.extraction import ExtractorFailed
 from api.metrics import Metrics
 from api.resources import Resources
@@ -26,6 +26,7 @@ from api.services import (
     idempotency,
     ingestion,
     keywords,
+    sparse_vectors,
     table_sync_work,
     uploads,
     vector_indexes,
@@ -59,6 +60,7 @@ STALLED_SECONDS = 20.0
 # The minute in which a chunk must be found by its words has a pass every ten seconds; one that has much to do ends
 # before a minute, and the next goes on.
 KEYWORDS_SECONDS = 45.0
+SPARSE_SECONDS = 45.0  # likewise
 
 # Synced tables have places of their own, too: a long table keeps neither files nor sweeps waiting.
 TABLE_SYNCS = "table_syncs"
@@ -89,6 +91,7 @@ def create_queue(resources: Resources) -> procrastinate.App:
     _add_ingestion(app, resources)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
+    _add_sparse_vectors(app, resources)
     _add_table_syncs(app, resources)
     _add_vector_indexes(app, resources)
     return app
@@ -152,6 +155,24 @@ def _add_keywords(app: procrastinate.App, resources: Resources) -> None:
     @app.task(name="sweep_keywords", queueing_lock="sweep_keywords", pass_context=False)
     async def sweep_keywords(timestamp: int) -> None:
         await keywords.sweep(resources)
+
+
+def _add_sparse_vectors(app: procrastinate.App, resources: Resources) -> None:
+    @app.task(name="fill_sparse", queueing_lock="fill_sparse", lock="fill_sparse", pass_context=False)
+    async def fill_sparse(timestamp: int) -> None:
+        try:
+            if count := await sparse_vectors.fill(resources, seconds=SPARSE_SECONDS):
+                log.info("sparse_vectors_filled", chunks=count)
+        except ModelUnavailable as error:  # the next pass tries again
+            log.warning("sparse_model_unavailable", error=error.message)
+
+    if resources.sparse_model is not None:
+        app.periodic(cron="* * * * * */10")(fill_sparse)
+
+    @app.periodic(cron="57 * * * *")
+    @app.task(name="sweep_sparse", queueing_lock="sweep_sparse", pass_context=False)
+    async def sweep_sparse(timestamp: int) -> None:
+        await sparse_vectors.sweep(resources)
 
 
 def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:

@@ -1,4 +1,7 @@
-"""A stand-in for the embedding service: OpenAI's embeddings API over real HTTP, and ways to make it misbehave."""
+"""A stand-in for the embedding service: OpenAI's embeddings API over real HTTP, and ways to make it misbehave.
+
+It answers the embedder's `/v1/sparse_embeddings`, too.
+"""
 
 import asyncio
 import base64
@@ -17,6 +20,7 @@ from tests.servers import Server
 
 DIMENSION = 384
 MODEL = "all-minilm-l6-v2"
+SPARSE_MODEL = "tiny-splade"
 
 
 def embed(text: str, dimension: int = DIMENSION) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -28,6 +32,15 @@ def embed(text: str, dimension: int = DIMENSION) -> np.ndarray[Any, np.dtype[np.
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
+def weigh(text: str) -> dict[int, float]:
+    """Words by their first four letters, so that "boating" is found by "boats", each by how often it occurs."""
+    weights: dict[int, float] = {}
+    for word in re.findall(r"\w+", text.lower()):
+        entry = int.from_bytes(hashlib.sha256(word[:4].encode()).digest()[:8], "big") % 30_522
+        weights[entry] = weights.get(entry, 0.0) + 1.0
+    return weights
+
+
 class FakeEmbedder:
     """Answers like OpenAI's API; `failures` are answered first, one a call, and every call's body is kept."""
 
@@ -37,6 +50,7 @@ class FakeEmbedder:
             Starlette(
                 routes=[
                     Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                    Route("/v1/sparse_embeddings", self._sparse_embeddings, methods=["POST"]),
                     Route("/v1/models", self._models),
                 ]
             )
@@ -45,7 +59,9 @@ class FakeEmbedder:
     def reset(self) -> None:
         self.dimension = DIMENSION
         self.calls: list[dict[str, Any]] = []
+        self.sparse_calls: list[dict[str, Any]] = []
         self.failures: list[Response] = []
+        self.sparse_failures: list[Response] = []
         self.refuses_base64 = False
         self.refused: str | None = None  # calls with this in a text are answered with the status `refusal`
         self.refusal = 400
@@ -94,6 +110,23 @@ class FakeEmbedder:
         data = [
             {"object": "embedding", "index": i, "embedding": _encode(vector) if is_base64 else vector.tolist()}
             for i, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": len(data), "total_tokens": len(data)}
+        return JSONResponse({"object": "list", "data": data, "model": body["model"], "usage": usage})
+
+    async def _sparse_embeddings(self, request: Request) -> Response:
+        body = await request.json()
+        self.sparse_calls.append(body)
+        if self.sparse_failures:
+            return self.sparse_failures.pop(0)
+        if self.refused is not None and any(self.refused in text for text in body["input"]):
+            return JSONResponse({"error": {"message": "text refused"}}, self.refusal)
+        if body["model"] != SPARSE_MODEL:
+            return JSONResponse({"error": {"message": "The model does not exist", "code": "model_not_found"}}, 404)
+        rows = [weigh(text) for text in body["input"]]
+        data = [
+            {"object": "sparse_embedding", "index": index, "indices": list(row), "values": list(row.values())}
+            for index, row in enumerate(rows)
         ]
         usage = {"prompt_tokens": len(data), "total_tokens": len(data)}
         return JSONResponse({"object": "list", "data": data, "model": body["model"], "usage": usage})

@@ -52,4 +52,5 @@ async def search_vector_store(vector_store_id: str, request: schemas.SearchReque
 
 
 def search_answer(found: search.Found) -> Json:
-    return Json(found.page, headers={"x-quiver-rerank": "unavailable"} if found.is_rerank_missing else None)
+    missing = {"x-quiver-rerank": found.is_rerank_missing, "x-quiver-sparse": found.is_sparse_missing}
+    return Json(found.page, headers={header: "unavailable" for header, is_missing in missing.items() if is_missing})

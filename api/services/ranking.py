@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from api import fusion, reranking
 from api.errors import InvalidRequest, ModelUnavailable
@@ -16,18 +16,38 @@ DEFAULT_CANDIDATES = 50
 DEFAULT_ALPHA = 0.7  # of 0.5 to 0.8 the best on the sets of `make bench-quality`
 
 
+Mode = Literal["vector", "keyword", "sparse", "hybrid", "auto"]
+
+
+class Weights(NamedTuple):
+    """Of the legs of a hybrid search."""
+
+    embedding: float
+    text: float
+    sparse: float
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a search does. `auto` takes the words in where the keyword index has all chunks."""
 
-    mode: Literal["vector", "keyword", "hybrid", "auto"]
+    mode: Mode
     fusion: Literal["raised", "rrf", "weighted"]
-    embedding_weight: float
-    text_weight: float
+    weights: Weights
     reranker: str | None
     threshold: float
     candidates: int  # of each leg
     ef_search: int | None  # None: as many as the candidates need
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the questions need sparse vectors."""
+        return self.mode == "sparse" or (self.mode == "hybrid" and self.weights.sparse > 0)
+
+    @property
+    def needs_sparse(self) -> bool:
+        """Whether nothing can be found without them."""
+        return self.mode == "sparse" or not self.weights.embedding + self.weights.text
 
 
 @dataclass(frozen=True)
@@ -35,8 +55,9 @@ class Legs:
     """What was found, by id: scores of the best question, and the chunks."""
 
     nearest: Mapping[str, float]  # of the leg of the vectors
-    similarity: Mapping[str, float]  # of whatever either leg found
+    similarity: Mapping[str, float]  # of whatever any leg found
     shares: Mapping[str, float]  # of the leg of the words
+    sparse: Mapping[str, float]  # of the leg of the sparse vectors
     matches: Mapping[str, Match]
     is_indexed: bool
 
@@ -55,44 +76,36 @@ class Answer:
     is_rerank_missing: bool = False
 
 
-def plan(request: SearchRequest, table: ChunkTable, *, limit: int) -> Plan:
+def plan(request: SearchRequest, table: ChunkTable, *, limit: int, has_sparse_model: bool) -> Plan:
     """Read the options.
 
     Raises:
-        InvalidRequest: they ask for words, and there are none in the question or no index of them.
+        InvalidRequest: they ask for words, or for sparse vectors, and there are none in the question or no index of
+            them.
     """
     options = request.ranking_options or RankingOptions()
     mode = _mode(options)
-    if mode in ("keyword", "hybrid") and request.query is None:
+    weights = _weights(options, has_sparse_model=has_sparse_model)
+    if mode in ("keyword", "sparse", "hybrid"):
+        _check_words(request, table)
+    if not has_sparse_model and (mode == "sparse" or (mode == "hybrid" and weights.sparse)):
         raise InvalidRequest(
-            "A search by words needs `query`; `query_embedding` can only be searched by vector.",
-            param="ranking_options.search_mode",
-        )
-    if mode in ("keyword", "hybrid") and not table.has_seq:
-        raise InvalidRequest(
-            f"Table {table.name!r} has no keyword index, which needs a column `seq bigint` that rises with every "
-            "insert; search it by vector.",
-            param="ranking_options.search_mode",
-            code="keyword_index_unavailable",
+            "Sparse vectors need a sparse model and none is configured; set SPARSE__MODEL, or search without them.",
+            param="ranking_options.search_mode" if mode == "sparse" else "ranking_options.hybrid_search.sparse_weight",
+            code="sparse_model_not_configured",
         )
     reranker = None if options.ranker in (None, *RANKERS) else options.ranker
     if reranker is not None and request.query is None:
         raise InvalidRequest(
             "A rerank model reads the question; send `query` and not `query_embedding`.", param="ranking_options.ranker"
         )
-    alpha = DEFAULT_ALPHA if options.alpha is None else options.alpha
-    is_weighted = options.ranker == "weighted"
-    weights = (alpha, 1 - alpha) if is_weighted else (1.0, 1.0)
-    if options.hybrid_search is not None:
-        weights = (options.hybrid_search.embedding_weight, options.hybrid_search.text_weight)
     if mode == "auto" and (request.query is None or not table.has_seq):
         mode = "vector"
     is_final = mode == "vector" and reranker is None  # what is found first is what is answered
     return Plan(
         mode=mode,
-        fusion="weighted" if is_weighted else "raised" if mode == "auto" else "rrf",
-        embedding_weight=weights[0],
-        text_weight=weights[1],
+        fusion="weighted" if options.ranker == "weighted" else "raised" if mode == "auto" else "rrf",
+        weights=weights,
         reranker=reranker,
         threshold=options.score_threshold or 0.0,
         candidates=limit if is_final else max(options.candidates or DEFAULT_CANDIDATES, limit),
@@ -100,7 +113,32 @@ def plan(request: SearchRequest, table: ChunkTable, *, limit: int) -> Plan:
     )
 
 
-def _mode(options: RankingOptions) -> Literal["vector", "keyword", "hybrid", "auto"]:
+def _check_words(request: SearchRequest, table: ChunkTable) -> None:
+    if request.query is None:
+        raise InvalidRequest(
+            "A search by words needs `query`; `query_embedding` can only be searched by vector.",
+            param="ranking_options.search_mode",
+        )
+    if not table.has_seq:
+        raise InvalidRequest(
+            f"Table {table.name!r} has no keyword index, which needs a column `seq bigint` that rises with every "
+            "insert; search it by vector.",
+            param="ranking_options.search_mode",
+            code="keyword_index_unavailable",
+        )
+
+
+def _weights(options: RankingOptions, *, has_sparse_model: bool) -> Weights:
+    if options.hybrid_search is not None:
+        given = options.hybrid_search
+        return Weights(given.embedding_weight, given.text_weight, given.sparse_weight or 0.0)
+    if options.ranker == "weighted":
+        alpha = DEFAULT_ALPHA if options.alpha is None else options.alpha
+        return Weights(alpha, 1 - alpha, 0.0)
+    return Weights(1.0, 1.0, 1.0 if has_sparse_model else 0.0)
+
+
+def _mode(options: RankingOptions) -> Mode:
     if options.search_mode is not None:
         return options.search_mode
     if options.hybrid_search is not None or options.ranker in ("rrf", "weighted"):
@@ -108,25 +146,34 @@ def _mode(options: RankingOptions) -> Literal["vector", "keyword", "hybrid", "au
     return "vector" if options.ranker == "none" else "auto"
 
 
-def _legs(found: Sequence[Sequence[Match]]) -> Legs:
+def _legs(found: Sequence[Sequence[Match]], *, candidates: int) -> Legs:
     nearest: list[dict[str, float]] = []
     similarity: list[dict[str, float]] = []
     shares: list[dict[str, float]] = []
+    sparse: list[dict[str, float]] = []
     for matches in found:
         by_words = {match["id"]: share for match in matches if (share := match["text_score"]) is not None}
         distances = {match["id"]: match["distance"] for match in matches}
         near = {id: _similarity(distance) for id, distance in distances.items() if distance is not None}
         of_vectors = {match["id"] for match in matches if match["text_score"] is None}
-        nearest.append({id: score for id, score in near.items() if id in of_vectors})
+        weighed = {match["id"]: score for match in matches if (score := match["sparse_score"]) is not None}
+        # With the leg of the sparse vectors more is found by vectors than each of the two would give.
+        nearest.append(_best({id: score for id, score in near.items() if id in of_vectors}, candidates))
         similarity.append(near)
         shares.append(by_words)
+        sparse.append(_best(weighed, candidates))
     return Legs(
         nearest=fusion.best(nearest),
         similarity=fusion.best(similarity),
         shares=fusion.best(shares),
+        sparse=fusion.best(sparse),
         matches={match["id"]: match for matches in found for match in matches},
         is_indexed=all(match["is_indexed"] for matches in found for match in matches),
     )
+
+
+def _best(scores: dict[str, float], count: int) -> dict[str, float]:
+    return scores if len(scores) <= count else {id: scores[id] for id in fusion.ordered(scores)[:count]}
 
 
 async def rank(
@@ -141,7 +188,7 @@ async def rank(
     if plan.mode == "vector" and plan.reranker is None and len(found_by_question) == 1:  # nothing to fuse
         ranked = [Ranked(match, _similarity(match["distance"] or 0.0)) for match in found_by_question[0]]
         return Answer(sorted(ranked, key=lambda one: (-one.score, one.match["id"])))
-    found = _legs(found_by_question)
+    found = _legs(found_by_question, candidates=plan.candidates)
     scores = _fuse(plan, found)
     order = fusion.ordered(scores)
     if plan.reranker is None or not order:
@@ -167,16 +214,23 @@ async def rank(
 def _fuse(plan: Plan, found: Legs) -> Mapping[str, float]:
     if plan.mode == "keyword":
         return found.shares
+    if plan.mode == "sparse":
+        return found.sparse
     if plan.mode == "vector" or (plan.mode == "auto" and not found.is_indexed):
         return found.nearest
-    match plan.fusion:
-        case "raised":
-            return fusion.raised(found.similarity, found.shares)
-        case "weighted":
-            return fusion.weighted([(plan.embedding_weight, found.similarity), (plan.text_weight, found.shares)])
-        case "rrf":
-            orders = [(plan.embedding_weight, found.nearest), (plan.text_weight, found.shares)]
-            return fusion.reciprocal_ranks([(weight, fusion.ordered(scores)) for weight, scores in orders])
+    if plan.fusion == "raised":
+        return fusion.raised(found.similarity, found.shares)
+    weights = plan.weights
+    if plan.fusion == "weighted":
+        legs = [(weights.embedding, found.similarity), (weights.text, found.shares), (weights.sparse, found.sparse)]
+        return fusion.weighted(_present(legs))
+    legs = [(weights.embedding, found.nearest), (weights.text, found.shares), (weights.sparse, found.sparse)]
+    return fusion.reciprocal_ranks([(weight, fusion.ordered(scores)) for weight, scores in _present(legs)])
+
+
+def _present(legs: Sequence[tuple[float, Mapping[str, float]]]) -> Sequence[tuple[float, Mapping[str, float]]]:
+    """The legs without the last, that of the sparse vectors, where it has nothing: the store may have none of them."""
+    return legs if legs[-1][1] else legs[:-1]
 
 
 def _similarity(distance: float) -> float:

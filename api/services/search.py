@@ -1,5 +1,6 @@
 """Search of one store: embed the question, find and rank the chunks, answer in OpenAI's shape."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ from typing import Any, Final, cast
 import orjson
 
 from api import rewriting
-from api.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest, NotFound
+from api.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest, ModelUnavailable, NotFound
 from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
 from api.services import ranking, stores
-from api.services.ranking import Answer, Plan, Ranked
+from api.services.ranking import Answer, Mode, Plan, Ranked
+from api.sparse import DIMENSION, Weights
 from api.tables import searches
 from api.tables.database import Connection
 from api.tables.searches import Asked, Leg, Match, Search, Store
@@ -24,15 +26,22 @@ DEFAULT_RESULTS = 10
 MAX_LIMIT = 100  # litellm-pgvector's, for its `limit`
 MAX_REWRITTEN = 4  # questions of one search; each is a call of a chat model
 
-_LEGS: Final[Mapping[str, Leg]] = {"vector": "vector", "keyword": "keyword", "hybrid": "both", "auto": "both"}
+_LEGS: Final[Mapping[Mode, Leg]] = {
+    "vector": "vector",
+    "keyword": "keyword",
+    "sparse": "sparse",
+    "hybrid": "both",
+    "auto": "both",
+}
 
 
 @dataclass(frozen=True)
 class Found:
-    """The page, and whether the reranker that was asked for had a part in it."""
+    """The page, and whether models that were asked for had no part in it."""
 
     page: SearchResultsPage
     is_rerank_missing: bool = False
+    is_sparse_missing: bool = False
 
 
 async def search(resources: Resources, vector_store_id: str, request: SearchRequest) -> Found:
@@ -42,7 +51,8 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
         NotFound: there is no such store.
         InvalidRequest: it has expired, or a field of the request does not fit it.
         EmbeddingUnavailable, EmbeddingTimeout: the question could not be embedded.
-        ModelUnavailable: the question could not be rewritten, or not reranked where that is required.
+        ModelUnavailable: the question could not be rewritten; or not reranked, or given no sparse vector, where that
+            is required.
     """
     replica = resources.replica
     if replica is not None and not replica.is_resting:
@@ -58,7 +68,7 @@ async def search(resources: Resources, vector_store_id: str, request: SearchRequ
 async def _search(resources: Resources, vector_store_id: str, request: SearchRequest) -> Found:
     limit = _limit(resources, request)
     table = await resources.database.chunk_table()
-    plan = ranking.plan(request, table, limit=limit)
+    plan = ranking.plan(request, table, limit=limit, has_sparse_model=resources.sparse_queries is not None)
     rewriter = _rewriter(resources, request)
     questions = _questions(request)
     if rewriter is not None:
@@ -70,13 +80,16 @@ async def _search(resources: Resources, vector_store_id: str, request: SearchReq
     if request.query_embedding is not None:
         query = read_vector(request.query_embedding, param="query_embedding")
         known = await _known(resources, vector_store_id)
-        store, found = await _find(resources, table, known, plan, [Asked(None, query)], request.filters)
+        asked = [Asked(None, query)]
+        store, found = await _find(resources, table, known, plan, asked, request.filters)
         if store.dimension not in (None, query.size):
             raise _misfit(vector_store_id, query, store.dimension)
     else:
-        found = await _find_texts(resources, table, vector_store_id, plan, questions, request.filters)
+        asked, found = await _find_texts(resources, table, vector_store_id, plan, questions, request.filters)
     answer = await ranking.rank(resources, plan, found, questions=questions)
-    return _found(questions, answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
+    results = _results(answer, plan.threshold, limit, has_attributes=request.return_metadata is not False)
+    is_sparse_missing = plan.is_sparse and any(one.weights is None for one in asked)
+    return Found(_page(questions, results), answer.is_rerank_missing, is_sparse_missing)
 
 
 async def _find_texts(
@@ -86,8 +99,8 @@ async def _find_texts(
     plan: Plan,
     questions: Sequence[str],
     filter: Filter | None,
-) -> list[list[Match]]:
-    """What is found with the vectors of the model that the store was filled with.
+) -> tuple[list[Asked], list[list[Match]]]:
+    """What is asked, and found, with the vectors of the model that the store was filled with.
 
     The store is as it was at its last search, most of the time; if it has changed since, which takes another store of
     its id, the questions are embedded anew.
@@ -97,22 +110,45 @@ async def _find_texts(
         if store.dimension is None:
             store = await _store(resources, vector_store_id)
             if store.dimension is None:  # nothing was ever put in
-                return []
+                return [], []
         asked = await _ask(resources, plan, questions, model=store.model, dimension=store.dimension)
         current, found = await _find(resources, table, store, plan, asked, filter)
         if (current.model, current.dimension) == (store.model, store.dimension):
-            return found
+            return asked, found
         store = current
 
 
 async def _ask(
     resources: Resources, plan: Plan, questions: Sequence[str], *, model: str | None, dimension: int
 ) -> list[Asked]:
+    """The questions with those vectors that the plan needs, both kinds asked for at once."""
+    model = model or resources.embeddings.default_model
     if plan.mode == "keyword":
         return [Asked(question, None) for question in questions]
-    model = model or resources.embeddings.default_model
-    queries = await resources.query_vectors.embed(questions, model=model, dimension=dimension)
-    return [Asked(question, query) for question, query in zip(questions, queries, strict=True)]
+    if plan.mode == "sparse":
+        weights = await _weigh(resources, plan, questions)
+        return [Asked(question, None, own) for question, own in zip(questions, weights, strict=True)]
+    if not plan.is_sparse:
+        queries = await resources.query_vectors.embed(questions, model=model, dimension=dimension)
+        return [Asked(question, query) for question, query in zip(questions, queries, strict=True)]
+    queries, weights = await asyncio.gather(
+        resources.query_vectors.embed(questions, model=model, dimension=dimension),
+        _weigh(resources, plan, questions),
+    )
+    return [Asked(*one) for one in zip(questions, queries, weights, strict=True)]
+
+
+async def _weigh(resources: Resources, plan: Plan, questions: Sequence[str]) -> Sequence[Weights | None]:
+    """The sparse vectors of the questions, or none of them where the search can do without."""
+    settings = resources.settings.sparse
+    assert resources.sparse_queries is not None  # the plan has checked
+    assert settings.model is not None  # likewise
+    try:
+        return await resources.sparse_queries.embed(questions, model=settings.model, dimension=DIMENSION)
+    except ModelUnavailable:
+        if settings.required or plan.needs_sparse:
+            raise
+        return [None] * len(questions)
 
 
 async def _find(
@@ -123,7 +159,15 @@ async def _find(
     asked: Sequence[Asked],
     filter: Filter | None,
 ) -> tuple[Store, list[list[Match]]]:
-    search = Search(_LEGS[plan.mode], filter, limit=plan.candidates, ef_search=plan.ef_search)
+    is_weighed = any(one.weights is not None for one in asked)
+    search = Search(
+        leg="all" if plan.mode == "hybrid" and is_weighed else _LEGS[plan.mode],
+        filter=filter,
+        limit=plan.candidates,
+        ef_search=plan.ef_search,
+        sparse_model=resources.settings.sparse.model,
+        max_exact=resources.settings.sparse.max_exact_chunks,
+    )
     async with resources.database.connection() as connection:
         store, found = await searches.search(connection, table, known, search, asked)
         return await _searched(resources, connection, known.id, store), found
@@ -172,9 +216,8 @@ def _misfit(id: str, query: Vector, dimension: int | None) -> InvalidRequest:
     )
 
 
-def _found(questions: list[str], answer: Answer, threshold: float, limit: int, *, has_attributes: bool) -> Found:
-    results = [_result(ranked, has_attributes) for ranked in answer.ranked[:limit] if ranked.score >= threshold]
-    return Found(_page(questions, results), answer.is_rerank_missing)
+def _results(answer: Answer, threshold: float, limit: int, *, has_attributes: bool) -> list[SearchResult]:
+    return [_result(ranked, has_attributes) for ranked in answer.ranked[:limit] if ranked.score >= threshold]
 
 
 def _rewriter(resources: Resources, request: SearchRequest) -> str | None:

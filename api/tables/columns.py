@@ -189,6 +189,28 @@ class KeywordPostings:
 
 
 @final
+class SparseStores:
+    TABLE: Final = "sparse_stores"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    MODEL: Final = "model"
+    ADOPTED_ID: Final = "adopted_id"
+    IS_ADOPTED: Final = "is_adopted"
+    INDEXED_SEQ: Final = "indexed_seq"
+    SETTLING_SEQ: Final = "settling_seq"
+    SETTLING_AFTER: Final = "settling_after"
+    CHUNK_COUNT: Final = "chunk_count"
+
+
+@final
+class SparseChunks:
+    TABLE: Final = "sparse_chunks"
+    VECTOR_STORE_ID: Final = "vector_store_id"
+    CHUNK_ID: Final = "chunk_id"
+    SEQ: Final = "seq"
+    WEIGHTS: Final = "weights"
+
+
+@final
 class TableSyncs:
     TABLE: Final = "table_syncs"
     ID: Final = "id"

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import copy
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import psycopg
 from pgvector.psycopg.halfvec import register_halfvec_info
+from pgvector.psycopg.sparsevec import register_sparsevec_info
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import errors as pg
 from psycopg.adapt import Dumper
@@ -40,6 +41,12 @@ CHECK_SECONDS = 2
 
 # What was sent and not acknowledged for so long is lost: whoever dropped the connection did not say so.
 UNACKNOWLEDGED_MILLISECONDS = 10_000
+
+REGISTER: Final[Mapping[str, Callable[[Connection, TypeInfo], None]]] = {
+    "vector": register_vector_info,
+    "halfvec": register_halfvec_info,
+    "sparsevec": register_sparsevec_info,
+}
 
 # pgvector's types and operators must be found, whatever schema they live in and whatever `?schema=` says.
 SET_SEARCH_PATH = """
@@ -208,7 +215,7 @@ class Database:
         connection.adapters.register_dumper(Packed, _PackedDumper)
         if self._schema is not None or await TypeInfo.fetch(connection, "halfvec") is None:
             await connection.execute(SET_SEARCH_PATH, {"schema": self._schema})
-        for name, register in (("vector", register_vector_info), ("halfvec", register_halfvec_info)):
+        for name, register in REGISTER.items():
             info = self._catalogue.vector_types.get(name) or await TypeInfo.fetch(connection, name)
             if info is None:
                 self._catalogue.lacks_vector_types = True

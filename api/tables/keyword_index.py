@@ -11,6 +11,7 @@ from psycopg import sql
 from api.field_mapping import ChunkTable
 from api.tables.chunks import statement_names, typed_id
 from api.tables.database import Connection
+from api.tables.settling import IS_SETTLED, settle
 
 # PostgreSQL makes no tsvector of more than 1 MiB; a text in which every character has four bytes stays below that.
 MAX_CHARACTERS: Final = 250_000
@@ -39,25 +40,11 @@ START = """
 INSERT INTO keyword_stores (vector_store_id, language) VALUES (%(store)s, %(language)s) ON CONFLICT DO NOTHING
 """
 
-# The transactions are looked up after the highest number is: whoever got a lower one and has not committed is among
-# them, since the table is locked before a number is taken.
-SETTLE = """
-UPDATE keyword_stores SET settling_seq = newest.seq, settling_after = ARRAY(
-    SELECT virtualtransaction FROM pg_locks
-    WHERE locktype = 'relation' AND relation = %(table)s::regclass AND mode = 'RowExclusiveLock'
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND newest.seq IS NOT NULL)
-FROM (SELECT max(seq) AS seq FROM {table} WHERE {vector_store_id} = {store}) AS newest
-WHERE keyword_stores.vector_store_id = {store} AND settling_seq IS NULL AND newest.seq > indexed_seq
-"""
-
-CLAIM = """
-SELECT language, next_number, next_segment, adopted_id, is_adopted, indexed_seq, settling_seq,
-       settling_seq IS NOT NULL
-       AND NOT EXISTS (SELECT FROM pg_locks WHERE virtualtransaction = ANY(settling_after)) AS is_settled
+CLAIM = f"""
+SELECT language, next_number, next_segment, adopted_id, is_adopted, indexed_seq, settling_seq, {IS_SETTLED}
 FROM keyword_stores WHERE vector_store_id = %(store)s
 FOR UPDATE SKIP LOCKED
-"""
+"""  # noqa: S608
 
 INDEX = """
 WITH batch AS MATERIALIZED (
@@ -225,8 +212,7 @@ async def start(connection: Connection, table: ChunkTable, behind: Behind) -> No
     """Note how far the next batches may go. Not to be called in a transaction, which would wait for itself."""
     store = behind["vector_store_id"]
     await connection.execute(START, {"store": store, "language": behind["language"]})
-    statement = sql.SQL(SETTLE).format(**statement_names(table, store))
-    await connection.execute(statement, {"table": table.identifier.as_string(connection).replace("%%", "%")})
+    await settle(connection, table, store, progress=sql.Identifier("keyword_stores"))
 
 
 async def claim(connection: Connection, vector_store_id: str) -> Progress | None:

@@ -56,7 +56,7 @@ scored AS (
     JOIN keyword_postings AS stored ON stored.vector_store_id = {store} AND stored.term = weighed.term
     CROSS JOIN LATERAL (SELECT ceil(stored.chunk_count * %(max_postings)s::float8 / found)::integer) AS part (size)
     CROSS JOIN LATERAL unnest(numbers[:size], frequencies[:size], lengths[:size]) AS posting (number, frequency, length)
-    WHERE read <= %(max_postings)s OR read_before < %(limit)s
+    WHERE read <= %(max_postings)s OR read_before < {limit}
     GROUP BY posting.number
     ORDER BY score DESC, posting.number
 )
@@ -75,7 +75,7 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS living
 ORDER BY scored.score DESC, scored.number
-LIMIT %(limit)s
+LIMIT {limit}
 """
 
 DISTANCE = "{embedding} <=> %(query)b::{vector_type}"

@@ -20,11 +20,13 @@ from psycopg.rows import DictRow, dict_row
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
-from api.tables import keyword_search, scope, vector_search, vector_stores
+from api.sparse import Weights
+from api.tables import keyword_search, scope, sparse_search, vector_search, vector_stores
 from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
 from api.tables.scope import Kind, Scope
+from api.tables.sparse_index import storable as storable_weights
 from api.tables.vector_index import Segment
 from api.tables.vector_search import Indexes, compile_condition
 from api.vectors import Vector
@@ -36,7 +38,7 @@ PLACEHOLDER: Final = re.compile(r"%(?:%|\((?P<name>\w+)\)[sbt])")
 K = TypeVar("K")
 V = TypeVar("V")
 
-Leg = Literal["vector", "keyword", "both"]
+Leg = Literal["vector", "keyword", "sparse", "both", "all"]  # both: vector and keyword
 
 # Expiry counts days: a store that is searched all the time is marked as active once a minute.
 STORE = """
@@ -65,13 +67,17 @@ LEFT JOIN LATERAL ({{legs}}) AS found ON true
 IS_SEARCHABLE: Final[Mapping[Leg, LiteralString]] = {
     "vector": "NOT quiver_store.is_expired AND quiver_store.dimension = %(dimension)s",
     "keyword": "NOT quiver_store.is_expired",
+    "sparse": "NOT quiver_store.is_expired",
     "both": "NOT quiver_store.is_expired AND quiver_store.dimension = %(dimension)s",
+    "all": "NOT quiver_store.is_expired AND quiver_store.dimension = %(dimension)s",
 }
 
 _SCORES: Final[Mapping[Leg, LiteralString]] = {
-    "vector": "NULL::float8 AS text_score, false AS is_indexed",
-    "keyword": "found.text_score, false AS is_indexed",
-    "both": "found.text_score, found.is_indexed",
+    "vector": "NULL::float8 AS text_score, NULL::float8 AS sparse_score, false AS is_indexed",
+    "keyword": "found.text_score, NULL::float8 AS sparse_score, false AS is_indexed",
+    "sparse": "found.text_score, found.sparse_score, false AS is_indexed",
+    "both": "found.text_score, NULL::float8 AS sparse_score, found.is_indexed",
+    "all": "found.text_score, found.sparse_score, found.is_indexed",
 }
 
 
@@ -91,10 +97,10 @@ class Store:
 
 
 class Match(TypedDict):
-    """A chunk that a leg found: by its vector if it has no `text_score`, by its words otherwise.
+    """A chunk that a leg found: by its words if it has a `text_score`, by one of its vectors otherwise.
 
     `distance` is the cosine distance, 0 to 2, and None for want of a query's vector; `text_score` the share of what
-    BM25 could give at most.
+    BM25 could give at most; `sparse_score`, of whatever leg found it, None where it has nothing of the question.
     """
 
     id: str
@@ -104,6 +110,7 @@ class Match(TypedDict):
     text: str
     distance: float | None
     text_score: float | None
+    sparse_score: float | None
     is_indexed: bool
 
 
@@ -115,14 +122,17 @@ class Search:
     filter: Filter | None
     limit: int
     ef_search: int | None = None  # candidates of an index; None: as many as the limit needs
+    sparse_model: str | None = None  # that weighed the questions
+    max_exact: int = 0  # chunks of a store all of whose sparse vectors are compared
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question of a search: its text where words are asked for, its vector where vectors are."""
+    """One question of a search: its text where words are asked for, its vectors where they are."""
 
     text: str | None
     query: Vector | None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,8 @@ async def search(
         "vector_store_id": known.id,
         "store": store_id,
         "limit": search.limit,
+        "sparse_model": search.sparse_model,
+        "max_exact": search.max_exact,
         **keyword_search.BOUNDS,
     }
     # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
@@ -228,6 +240,8 @@ def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
     own: dict[str, object] = {"question": asked.text}
     if asked.query is not None:
         own |= {"query": storable(table, asked.query), "dimension": asked.query.size}
+    if asked.weights is not None:
+        own |= {"weights": storable_weights(asked.weights), "square": asked.weights.square}
     return own
 
 
@@ -244,7 +258,7 @@ def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tu
     Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
     """
     through = None
-    if known.segments and known.dimension is not None and search.leg != "keyword":
+    if known.segments and known.dimension is not None and search.leg not in ("keyword", "sparse"):
         through = Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
     if search.filter is None:
         return _unfiltered(table, search.leg, through, kind), {}
@@ -269,17 +283,21 @@ def _compose(
 ) -> sql.Composable:
     condition = sql.SQL("{} AND {}").format(sql.SQL(IS_SEARCHABLE[leg]), condition)
     names = statement_names(table, "") | {"store": sql.Placeholder("store"), "limit": sql.Placeholder("limit")}
+    match leg:
+        case "keyword":
+            return keyword_search.worded(table, names, condition)
+        case "sparse":
+            return sparse_search.alone(table, names, condition)
+        case "vector" | "both" | "all":
+            pass
     if through is None:
         nearest = vector_search.exactly(names, condition)
     else:
         nearest = vector_search.through_indexes(table, condition, through, is_filtered=is_filtered)
-    match leg:
-        case "vector":
-            return nearest
-        case "keyword":
-            return keyword_search.worded(table, names, condition)
-        case "both":
-            return keyword_search.both(table, names, condition, nearest=nearest)
+    if leg == "vector":
+        return nearest
+    both = keyword_search.both(table, names, condition, nearest=nearest)
+    return both if leg == "both" else sparse_search.beside(table, names, condition, both=both)
 
 
 def _store(id: str, row: dict[str, Any]) -> Store:

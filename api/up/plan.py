@@ -27,6 +27,7 @@ SECRETS = (
     "DIRECT_URL",
     "SERVER_API_KEY",
     "EMBEDDING__API_KEY",
+    "SPARSE__API_KEY",
     "LITELLM_MASTER_KEY",
 )
 # The click options of the proxy read these, which are ours.
@@ -79,6 +80,10 @@ class Plan:
         }
         if settings.embedding.api_key is not None or self.starts_proxy:
             ours["EMBEDDING__API_KEY"] = _reveal(settings.embedding.api_key or settings.litellm_master_key)
+        if settings.sparse.base_url is None:
+            ours["SPARSE__BASE_URL"] = self.embedder_url
+        if settings.sparse.api_key is not None:
+            ours["SPARSE__API_KEY"] = _reveal(settings.sparse.api_key)
         if settings.database_direct_url is not None and not self.starts_postgres:
             ours["DATABASE_DIRECT_URL"] = _reveal(settings.database_direct_url)
         if settings.database_replica_url is not None and not self.starts_postgres:

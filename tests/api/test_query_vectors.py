@@ -14,6 +14,7 @@ from api.embeddings import Embeddings
 from api.errors import EmbeddingUnavailable, InvalidRequest
 from api.query_vectors import MAX_TEXTS, PARALLEL_CALLS, QueryVectors
 from api.settings import EmbeddingSettings
+from api.vectors import Vector
 from tests.fake_embedder import DIMENSION, MODEL, FakeEmbedder, embed
 
 CACHE_BYTES = 1024 * 1024
@@ -27,31 +28,35 @@ async def embeddings(embedder: FakeEmbedder) -> AsyncIterator[Embeddings]:
 
 
 @pytest.fixture
-async def vectors(embeddings: Embeddings) -> AsyncIterator[QueryVectors]:
-    vectors = QueryVectors(embeddings, cache_bytes=CACHE_BYTES)
+async def vectors(embeddings: Embeddings) -> AsyncIterator[QueryVectors[Vector]]:
+    vectors: QueryVectors[Vector] = QueryVectors(embeddings, cache_bytes=CACHE_BYTES)
     yield vectors
     await vectors.close()
 
 
-async def one(vectors: QueryVectors, text: str) -> Any:
+async def one(vectors: QueryVectors[Vector], text: str) -> Any:
     return (await vectors.embed([text], model=MODEL, dimension=DIMENSION))[0]
 
 
-async def test_each_text_has_its_own_vector_in_order(vectors: QueryVectors) -> None:
+async def test_each_text_has_its_own_vector_in_order(vectors: QueryVectors[Vector]) -> None:
     texts = ["arrow", "bow", "arrow", "quiver"]
     found = await vectors.embed(texts, model=MODEL, dimension=DIMENSION)
 
     assert all(np.allclose(vector, embed(text), atol=1e-6) for text, vector in zip(texts, found, strict=True))
 
 
-async def test_a_query_that_was_asked_before_is_remembered(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_a_query_that_was_asked_before_is_remembered(
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
+) -> None:
     first, again = await one(vectors, "arrow"), await one(vectors, "arrow")
 
     assert np.array_equal(first, again)
     assert len(embedder.calls) == 1
 
 
-async def test_the_model_and_the_dimension_are_told_apart(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_the_model_and_the_dimension_are_told_apart(
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
+) -> None:
     await vectors.embed(["arrow"], model=MODEL, dimension=DIMENSION)
     await vectors.embed(["arrow"], model="another", dimension=DIMENSION)
     smaller = await vectors.embed(["arrow"], model=MODEL, dimension=100)
@@ -61,7 +66,7 @@ async def test_the_model_and_the_dimension_are_told_apart(vectors: QueryVectors,
 
 
 async def test_a_lone_query_goes_off_at_once_and_what_comes_behind_goes_together(
-    vectors: QueryVectors, embedder: FakeEmbedder
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
 ) -> None:
     embedder.delay_seconds = 0.2
     await asyncio.gather(*(one(vectors, f"query {number}") for number in range(30)))
@@ -72,13 +77,13 @@ async def test_a_lone_query_goes_off_at_once_and_what_comes_behind_goes_together
     assert len(sizes) == PARALLEL_CALLS + 1
 
 
-async def test_the_queries_of_one_search_go_together(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_the_queries_of_one_search_go_together(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
     await vectors.embed([f"query {number}" for number in range(8)], model=MODEL, dimension=DIMENSION)
 
     assert [len(call["input"]) for call in embedder.calls] == [8]
 
 
-async def test_one_call_has_so_many_texts_and_no_more(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_one_call_has_so_many_texts_and_no_more(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
     embedder.delay_seconds = 0.05
     await asyncio.gather(*(one(vectors, f"query {number}") for number in range(3 * MAX_TEXTS)))
 
@@ -86,7 +91,9 @@ async def test_one_call_has_so_many_texts_and_no_more(vectors: QueryVectors, emb
     assert sorted(embedder.texts) == sorted(f"query {number}" for number in range(3 * MAX_TEXTS))
 
 
-async def test_identical_queries_at_a_time_are_asked_once(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_identical_queries_at_a_time_are_asked_once(
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
+) -> None:
     embedder.delay_seconds = 0.1
     found = await asyncio.gather(*(one(vectors, "arrow") for _ in range(20)))
 
@@ -94,7 +101,7 @@ async def test_identical_queries_at_a_time_are_asked_once(vectors: QueryVectors,
     assert all(np.array_equal(vector, found[0]) for vector in found)
 
 
-async def test_a_refused_text_fails_its_own_callers_only(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_a_refused_text_fails_its_own_callers_only(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
     embedder.delay_seconds = 0.1
     first = [asyncio.create_task(one(vectors, f"first {number}")) for number in range(PARALLEL_CALLS)]
     async with asyncio.timeout(10):
@@ -110,7 +117,9 @@ async def test_a_refused_text_fails_its_own_callers_only(vectors: QueryVectors, 
     assert [isinstance(answer, InvalidRequest) for answer in answers] == [True, False, False]
 
 
-async def test_an_error_reaches_everybody_and_is_not_remembered(vectors: QueryVectors, embedder: FakeEmbedder) -> None:
+async def test_an_error_reaches_everybody_and_is_not_remembered(
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
+) -> None:
     embedder.failures = [JSONResponse({"error": {"message": "away"}}, 503)]
     answers = await asyncio.gather(one(vectors, "arrow"), one(vectors, "arrow"), return_exceptions=True)
 
@@ -119,7 +128,7 @@ async def test_an_error_reaches_everybody_and_is_not_remembered(vectors: QueryVe
 
 
 async def test_a_caller_that_goes_away_leaves_the_others_their_answer(
-    vectors: QueryVectors, embedder: FakeEmbedder
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
 ) -> None:
     embedder.delay_seconds = 0.2
     gone, staying = asyncio.create_task(one(vectors, "arrow")), asyncio.create_task(one(vectors, "arrow"))

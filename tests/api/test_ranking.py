@@ -160,7 +160,12 @@ async def test_ef_search_changes_nothing_in_a_small_store(find: Any) -> None:
         ({"ranker": "rrf", "search_mode": "vector"}, "search_mode"),
         ({"hybrid_search": {"embedding_weight": 1, "text_weight": 1}, "search_mode": "keyword"}, "search_mode"),
         ({"hybrid_search": {"embedding_weight": 0, "text_weight": 0}}, "text_weight"),
-        ({"hybrid_search": {"embedding_weight": 1, "text_weight": 1}, "ranker": "weighted"}, "alpha"),
+        ({"hybrid_search": {"embedding_weight": 1, "text_weight": 1}, "search_mode": "sparse"}, "search_mode"),
+        ({"hybrid_search": {"embedding_weight": 1, "text_weight": 1, "sparse_weight": -1}}, "sparse_weight"),
+        (
+            {"hybrid_search": {"embedding_weight": 1, "text_weight": 1}, "ranker": "weighted", "alpha": 0.5},
+            "alpha",
+        ),
     ],
 )
 async def test_options_that_contradict_or_are_unknown_are_named(
