@@ -12,6 +12,7 @@ from api.settings import Settings
 from api.tables.database import Database
 from api.tables.scope import Scope
 from api.tables.searches import KnownStores
+from api.wake import Wake
 
 REST_SECONDS = 5.0  # a replica that failed is asked again after it; each try may take DATABASE_TIMEOUT_SECONDS
 
@@ -42,6 +43,7 @@ class Resources:
     proxy: Proxy
     metrics: Metrics
     known_stores: KnownStores
+    wake: Wake
     replica: Replica | None = None
     primary: Database | None = None  # where `database` is a replica: what it is one of
 
@@ -56,7 +58,8 @@ class Resources:
         metrics.watch_pool(database.pool_stats)
         url = settings.database_replica_url
         replica = None if url is None else Replica(Database(settings, url))
-        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics, KnownStores(), replica)
+        wake = Wake(settings.wake_queue_url)
+        return cls(settings, database, embeddings, blobs, query_vectors, proxy, metrics, KnownStores(), wake, replica)
 
     def within(self, scope: Scope) -> "Resources":
         """The same, with a database of which only what the scope allows can be seen."""
@@ -77,6 +80,7 @@ class Resources:
         await self.query_vectors.close()
         await self.embeddings.close()
         await self.proxy.close()
+        await self.wake.close()
         await self.database.close()
         if self.replica is not None:
             await self.replica.database.close()

