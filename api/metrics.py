@@ -4,10 +4,11 @@ Labels are of bounded sets only: routes and not paths, tasks and not jobs, never
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,12 +24,14 @@ REQUEST_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 3
 JOB_SECONDS = (0.05, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 
 FileOutcome = Literal["completed", "failed", "retried", "superseded"]
+Labelled = TypeVar("Labelled", Counter, Histogram)
 PoolStats = Callable[[], Mapping[str, int]]
 
 
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._child = functools.cache(_labelled)  # asking prometheus_client takes as long as counting does
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests answered.", ["method", "route", "status"])
         self._request_seconds = self._histogram("request_seconds", "How long a request took.", ["route"])
@@ -55,10 +58,10 @@ class Metrics:
 
     def count_request(self, method: str, status: int, seconds: float, observation: Observation) -> None:
         route = observation.route
-        self._requests.labels(method if method in METHODS else "other", route, status).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self._child(self._requests, method if method in METHODS else "other", route, str(status)).inc()
+        self._child(self._request_seconds, route).observe(seconds)
         for stage, stage_seconds in observation.seconds.items():
-            self._stage_seconds.labels(route, stage).observe(stage_seconds)
+            self._child(self._stage_seconds, route, stage).observe(stage_seconds)
 
     @asynccontextmanager
     async def job(self, task: str) -> AsyncGenerator[Observation]:
@@ -98,6 +101,10 @@ class Metrics:
         self, name: str, text: str, labels: list[str], *, buckets: tuple[float, ...] = REQUEST_SECONDS
     ) -> Histogram:
         return Histogram(f"{PREFIX}{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+def _labelled(metric: Labelled, *labels: str) -> Labelled:
+    return metric.labels(*labels)
 
 
 class _PoolCollector(Collector):

@@ -2,13 +2,12 @@
 
 import orjson
 from pydantic import ValidationError
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import answer_to
 from api.errors import ApiError, ConfigurationError
 from api.observation import current as current_observation
-from api.routes.parameters import opened
+from api.routes.parameters import opened_in
 from api.routes.vector_stores import search_answer
 from api.schemas import SearchRequest
 from api.services import search
@@ -32,7 +31,7 @@ class SearchShortcut:
         if scope["type"] != "http" or (id := _searched(scope)) is None:
             await self._app(scope, receive, send)
             return
-        resources = await opened(Request(scope))
+        resources = opened_in(scope)
         read = await _read(receive, limit=resources.settings.max_request_bytes)
         request = _request(read)
         if request is None:

@@ -1,12 +1,13 @@
 """JSON in and out, and vectors as they travel: lists of numbers or base64 of little-endian float32."""
 
+import math
 from collections.abc import Sequence
 
 import orjson
 import pybase64
 
 from api.errors import InvalidRequest
-from api.vectors import Vector, as_rows, cosine, from_bytes, from_numbers, have_directions, is_finite, is_zero
+from api.vectors import Vector, as_rows, cosine, from_bytes, from_numbers, have_directions, norm
 
 
 def dump_json(value: object) -> str:
@@ -66,9 +67,10 @@ def _have_directions(vectors: Sequence[Vector]) -> bool:
 def _require_direction(vector: Vector, *, param: str) -> None:
     if not vector.size:
         raise InvalidRequest(f"{param!r} is empty.", param=param)
-    if not is_finite(vector):
+    length = norm(vector)
+    if not math.isfinite(length):
         raise InvalidRequest(
             f"{param!r} has a number that is not finite (NaN, infinite, or beyond float32).", param=param
         )
-    if is_zero(vector):
+    if length == 0:
         raise InvalidRequest(f"{param!r} is the zero vector, which has no direction to compare.", param=param)

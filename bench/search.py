@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pgvector import HalfVector
 
 from api.tables import chunks, scope, searches
 from api.tables.searches import Search
@@ -53,7 +54,8 @@ async def same_sql(postgres: EmbeddedPostgres, store: Filled, queries: Vectors) 
         statement, _ = searches.statement(table, known, asked, scope.EVERYTHING.kind)
     params = {"vector_store_id": store.id, "store": store.id, "dimension": known.dimension, "query": None, "limit": TOP}
     values = [(name, params[name]) for name in statement.names]
-    return Asked(postgres.url, [(statement.text, values)], [chunks.storable(table, query) for query in queries])
+    stored = [HalfVector.from_binary(chunks.storable(table, query)) for query in queries]
+    return Asked(postgres.url, [(statement.text, values)], stored)
 
 
 def recall(served: Served, store: Filled, dimension: int, queries: Vectors) -> float:

@@ -11,8 +11,8 @@ from psycopg import sql
 from api.errors import InvalidRequest
 from api.field_mapping import ChunkTable, Column
 from api.schemas import Embedding
-from api.tables.database import Connection
-from api.vectors import Vector, as_rows, from_stored, packed
+from api.tables.database import Connection, Packed
+from api.vectors import Vector, from_stored, pack
 
 _INTEGER_LIMITS: Final = {"int4": 2**31, "int8": 2**63}
 
@@ -174,10 +174,9 @@ def is_half(table: ChunkTable) -> bool:
     return table.embedding.type == "halfvec"
 
 
-def storable(table: ChunkTable, vector: Vector) -> HalfVector | pgvector.Vector:
+def storable(table: ChunkTable, vector: Vector) -> Packed:
     """The vector in the column's type."""
-    (value,) = packed(as_rows([vector]), is_half=is_half(table))
-    return HalfVector.from_binary(value) if is_half(table) else pgvector.Vector.from_binary(value)
+    return Packed(pack(vector, is_half=is_half(table)))
 
 
 def _as_vector(stored: HalfVector | pgvector.Vector | None) -> Vector | None:

@@ -13,6 +13,8 @@ import psycopg
 from pgvector.psycopg.halfvec import register_halfvec_info
 from pgvector.psycopg.vector import register_vector_info
 from psycopg import errors as pg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import set_json_dumps, set_json_loads
@@ -47,6 +49,17 @@ FROM (SELECT 1) AS one
 LEFT JOIN pg_extension AS e ON e.extname = 'vector'
 LEFT JOIN pg_namespace AS n ON n.oid = e.extnamespace
 """
+
+
+class Packed(bytes):
+    """A value in PostgreSQL's binary format; the statement says of what type."""
+
+
+class _PackedDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Packed) -> Packed:
+        return obj
 
 
 @dataclass
@@ -192,6 +205,7 @@ class Database:
     async def _configure(self, connection: Connection) -> None:
         set_json_loads(_load_json, connection)
         set_json_dumps(orjson.dumps, connection)
+        connection.adapters.register_dumper(Packed, _PackedDumper)
         if self._schema is not None or await TypeInfo.fetch(connection, "halfvec") is None:
             await connection.execute(SET_SEARCH_PATH, {"schema": self._schema})
         for name, register in (("vector", register_vector_info), ("halfvec", register_halfvec_info)):

@@ -18,9 +18,9 @@ if TYPE_CHECKING or find_spec("numpy") is not None:
         from_numbers,
         from_stored,
         have_directions,
-        is_finite,
-        is_zero,
         joined,
+        norm,
+        pack,
         packed,
     )
 else:
@@ -33,9 +33,9 @@ else:
         from_numbers,
         from_stored,
         have_directions,
-        is_finite,
-        is_zero,
         joined,
+        norm,
+        pack,
         packed,
     )
 
@@ -48,8 +48,8 @@ __all__ = [
     "from_numbers",
     "from_stored",
     "have_directions",
-    "is_finite",
-    "is_zero",
     "joined",
+    "norm",
+    "pack",
     "packed",
 ]

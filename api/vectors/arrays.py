@@ -1,6 +1,9 @@
 """Vectors as numpy's arrays of float32."""
 
+import math
 from collections.abc import Sequence
+from struct import Struct
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +12,8 @@ from pgvector import HalfVector
 
 Vector = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]  # one a row
+
+HEADER: Final = Struct(">HH")  # pgvector's: the dimension, and two bytes that are not used
 
 
 def from_bytes(data: bytes) -> Vector:
@@ -50,12 +55,10 @@ def joined(parts: Sequence[Vectors]) -> Vectors:
     return np.concatenate(parts)
 
 
-def is_finite(vector: Vector) -> bool:
-    return bool(np.isfinite(vector).all())
-
-
-def is_zero(vector: Vector) -> bool:
-    return not vector.any()
+def norm(vector: Vector) -> float:
+    """The length: finite just where all numbers are, and 0 of the zero vector only."""
+    wide = vector.astype(np.float64)  # where no square of float32 is lost
+    return math.sqrt(wide @ wide)
 
 
 def have_directions(rows: Vectors) -> bool:
@@ -64,8 +67,15 @@ def have_directions(rows: Vectors) -> bool:
 
 
 def cosine(left: Vector, right: Vector) -> float:
-    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
-    return float(wide_left @ wide_right / (np.linalg.norm(wide_left) * np.linalg.norm(wide_right)))
+    product = float(left.astype(np.float64) @ right.astype(np.float64))
+    return product / (norm(left) * norm(right))
+
+
+def pack(vector: Vector, *, is_half: bool) -> bytes:
+    """Write one vector as `packed` does."""
+    length = norm(vector)
+    scale = length if is_half or not 1e-6 < length < 1e6 else 1.0
+    return HEADER.pack(vector.size, 0) + (vector / scale).astype(">f2" if is_half else ">f4").tobytes()
 
 
 def packed(rows: Vectors, *, is_half: bool) -> list[bytes]:

@@ -1,11 +1,11 @@
 """Vectors without numpy: the same functions as in `arrays`, of which each says what it does."""
 
 import math
+import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from struct import pack
 from typing import TYPE_CHECKING, SupportsIndex, cast, overload
 
 import pgvector
@@ -75,32 +75,28 @@ def joined(parts: Sequence[Vectors]) -> Vectors:
     return as_rows(list(chain.from_iterable(parts)))
 
 
-def is_finite(vector: Vector) -> bool:
-    return math.isfinite(sum(vector))  # in double precision, where no sum of float32 overflows
-
-
-def is_zero(vector: Vector) -> bool:
-    return not any(vector)
+def norm(vector: Vector) -> float:
+    return math.hypot(*vector)
 
 
 def have_directions(rows: Vectors) -> bool:
-    return all(is_finite(vector) and not is_zero(vector) for vector in rows)
+    return all(0 < norm(vector) < math.inf for vector in rows)
 
 
 def cosine(left: Vector, right: Vector) -> float:
     product = math.fsum(one * other for one, other in zip(left, right, strict=True))
-    return product / (math.hypot(*left) * math.hypot(*right))
+    return product / (norm(left) * norm(right))
 
 
 def packed(rows: Vectors, *, is_half: bool) -> list[bytes]:
-    return [_pack(vector, is_half=is_half) for vector in rows]
+    return [pack(vector, is_half=is_half) for vector in rows]
 
 
-def _pack(vector: Vector, *, is_half: bool) -> bytes:
-    norm = math.hypot(*vector)
-    scale = norm if is_half or not 1e-6 < norm < 1e6 else 1.0
+def pack(vector: Vector, *, is_half: bool) -> bytes:
+    length = norm(vector)
+    scale = length if is_half or not 1e-6 < length < 1e6 else 1.0
     numbers = vector if scale == 1.0 else [number / scale for number in vector]
-    return pack(f">HH{len(vector)}{'e' if is_half else 'f'}", len(vector), 0, *numbers)
+    return struct.pack(f">HH{len(vector)}{'e' if is_half else 'f'}", len(vector), 0, *numbers)
 
 
 def _vector(numbers: Iterable[float]) -> Vector:
