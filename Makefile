@@ -54,8 +54,8 @@ bench-insert: .venv/dev ## Measure how fast chunks go in over HTTP, beside COPY 
 bench-quality: .venv/bench ## Measure how good the answers are, on sets in BEIR's layout (DATA=directory)
 	@$(BIN)/python -m bench.quality --data $(DATA)
 
-bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it
-	@$(BIN)/python -m bench.table_sync
+bench-table-sync: .venv/dev ## Measure what a synced table costs those who write to it, and how long it is locked (ROWS=1000000)
+	@$(BIN)/python -m bench.table_sync $(if $(ROWS),--rows $(ROWS))
 
 bench-recall: .venv/dev ## Measure what searches of a large store find, with filters and while its index changes
 	@$(BIN)/python -m bench.recall
@@ -63,8 +63,8 @@ bench-recall: .venv/dev ## Measure what searches of a large store find, with fil
 bench-search: .venv/dev .venv/peers ## Measure searches beside their own SQL, by text, and beside chromadb (ARGS="--chunks 10000 --parts straight")
 	@$(BIN)/python -m bench.search $(ARGS)
 
-bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000)
-	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS))
+bench-migrate: .venv/dev ## Measure quiver migrate beside COPY piped into COPY (ROWS=1000000 ARGS=--together)
+	@$(BIN)/python -m bench.migrate $(if $(ROWS),--rows $(ROWS)) $(ARGS)
 
 soak-embedder: .venv/dev ## Load the embedder for a minute while its models change
 	@$(BIN)/python -m bench.embedder_soak --seconds 60

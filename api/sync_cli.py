@@ -9,7 +9,9 @@ from api.client import FAILED, REPLY_SECONDS, ask
 program = typer.Typer(
     help="Tables of the database that are kept searchable in vector stores.\n\n"
     "The API is looked for at `HOST` and `PORT` unless `--url` says otherwise; the key is `SERVER_API_KEY`. "
-    "A `quiver worker` embeds the rows.",
+    "A `quiver worker` embeds the rows.\n\n"
+    "`quiver sync --from-pgai --model text-embedding-3-small --drop-vectorizer` takes the database's vectorizer of "
+    "pgai's over: only what changes from then on is embedded.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -22,6 +24,37 @@ Attribute = Annotated[
 ]
 Store = Annotated[str | None, typer.Option(help="The vector store's id. [a new store, named after the table]")]
 COLUMNS = ("id", "table", "vector_store_id", "status", "waiting", "failed")
+
+
+@program.callback(invoke_without_command=True)
+def take_over(
+    context: typer.Context,
+    from_pgai: Annotated[
+        bool, typer.Option("--from-pgai", help="Take a vectorizer of pgai's over; its vectors are copied as they are.")
+    ] = False,
+    vectorizer: Annotated[str | None, typer.Option(help="Its name or number. [the only one]")] = None,
+    model: Annotated[str | None, typer.Option(help="What our proxy calls its model. [as pgai calls it]")] = None,
+    attribute: Attribute = None,
+    store: Store = None,
+    drop_vectorizer: Annotated[
+        bool, typer.Option("--drop-vectorizer", help="Drop pgai's trigger, queue and vectorizer; its vectors stay.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    body = {
+        "vectorizer": vectorizer,
+        "embedding_model": model,
+        "attributes": attribute or None,
+        "vector_store_id": store,
+        "drop_vectorizer": drop_vectorizer,
+    }
+    if from_pgai and context.invoked_subcommand is None:
+        tell(ask_syncs("POST", "from_pgai", url=url, body=body))
+    elif from_pgai or url or any(body.values()):
+        raise typer.BadParameter(
+            "these options are for `quiver sync --from-pgai`, which is a command of its own; "
+            "those of another command stand behind its name."
+        )
 
 
 @program.command()
@@ -110,31 +143,6 @@ def drop(
     """Stop watching a table, and take its triggers, its queue and its chunks away. The table itself stays as it is."""
     ask_syncs("DELETE", id, url=url, params={"delete_vector_store": str(delete_store).lower()})
     typer.echo(f"{id} is dropped")
-
-
-@program.command()
-def adopt_pgai(
-    vectorizer: Annotated[str | None, typer.Argument(help="Name or number of the vectorizer. [the only one]")] = None,
-    model: Annotated[str | None, typer.Option(help="What our proxy calls its model. [as pgai calls it]")] = None,
-    attribute: Attribute = None,
-    store: Store = None,
-    drop_vectorizer: Annotated[
-        bool, typer.Option(help="Drop pgai's trigger, queue and vectorizer; its table of vectors stays.")
-    ] = False,
-    url: Url = None,
-) -> None:
-    """Take a vectorizer of pgai's over: its vectors are copied, and only what changes from here on is embedded.
-
-    Example: `quiver sync adopt-pgai articles_embeddings --model text-embedding-3-small --drop-vectorizer`
-    """
-    body = {
-        "vectorizer": vectorizer,
-        "embedding_model": model,
-        "attributes": attribute or None,
-        "vector_store_id": store,
-        "drop_vectorizer": drop_vectorizer,
-    }
-    tell(ask_syncs("POST", "from_pgai", url=url, body=body))
 
 
 def ask_syncs(method: str, path: str, *, url: str | None, **content: Any) -> dict[str, Any]:

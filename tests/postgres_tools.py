@@ -28,6 +28,12 @@ def run_tool(name: str, *arguments: str) -> None:
     assert done.returncode == 0, f"{name}: {done.stderr}"
 
 
+def run_script(script: Path, url: str, **variables: object) -> None:
+    """Run a file of SQL by psql, as the heads of ours say."""
+    named = [f"--set={name}={value}" for name, value in variables.items()]
+    run_tool("psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--quiet", *named, f"--file={script}", url)
+
+
 @asynccontextmanager
 async def own_server(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
     """A migrated server of a test's own."""

@@ -49,6 +49,13 @@ def migrate(
         Path | None,
         typer.Option(help="Texts of the vectors in an .npy: JSON Lines, or one a line.", rich_help_panel=SOURCE),
     ] = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Snapshot of a collection, which the Qdrant at SOURCE recovers for the time of the migration.",
+            rich_help_panel=SOURCE,
+        ),
+    ] = None,
     id: Annotated[str | None, typer.Option(help="Field of the id.", rich_help_panel=FIELDS)] = None,
     text: Annotated[str | None, typer.Option(help="Field of the text.", rich_help_panel=FIELDS)] = None,
     vector: Annotated[
@@ -133,7 +140,7 @@ def migrate(
         attributes=tuple(attribute or ()),
     )
     options = Options(
-        SourceOptions(source, kind, table, query, collection, key, source_key, texts, fields),
+        SourceOptions(source, kind, table, query, collection, key, source_key, texts, snapshot, fields),
         store=store,
         name=name,
         api_url=api_url,

@@ -23,6 +23,7 @@ SUFFIXES: Final = {
     ".npy": "numpy",
     ".npz": "numpy",
 }
+HTTP: Final = ("http://", "https://")
 QDRANT_PORT: Final = ":6333"
 
 Open = Callable[[SourceOptions], AbstractAsyncContextManager[Sequence[Source]]]
@@ -34,7 +35,10 @@ def open_sources(options: SourceOptions) -> AbstractAsyncContextManager[Sequence
     Raises:
         ConfigurationError: there is nothing, or nothing that is known.
     """
-    kind = options.kind or kind_of(options.place)
+    is_served = options.snapshot is not None and options.place.startswith(HTTP)
+    kind = options.kind or ("qdrant" if is_served else kind_of(options.place))
+    if options.snapshot is not None and kind != "qdrant":
+        raise ConfigurationError("A Qdrant server recovers what --snapshot names: give its address as the source.")
     if kind not in OPEN:
         raise ConfigurationError(f"There is no kind of source called {kind!r}; there is {', '.join(OPEN)}.")
     return OPEN[kind](options)
@@ -48,15 +52,15 @@ def kind_of(place: str) -> str:
     """
     if place.startswith(("postgresql://", "postgres://")):
         return "postgres"
-    if place.startswith(("http://", "https://")) and QDRANT_PORT in place:
+    if place.startswith(HTTP) and QDRANT_PORT in place:
         return "qdrant"
     path = Path(place)
     if path.is_dir() and (path / chroma.DATABASE).exists():
         return "chroma"
     if path.suffix == ".snapshot":
         raise ConfigurationError(
-            "A snapshot is of a form that only Qdrant itself reads: restore it into a server "
-            "(PUT /collections/NAME/snapshots/recover) and migrate from that."
+            "A snapshot is of a form that only Qdrant itself reads: start a server (docker run -p 6333:6333 "
+            f"qdrant/qdrant) and say `quiver migrate http://localhost:6333 --snapshot {place}`."
         )
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
@@ -159,7 +163,11 @@ async def _open_chroma(options: SourceOptions) -> AsyncGenerator[Sequence[Source
 @asynccontextmanager
 async def _open_qdrant(options: SourceOptions) -> AsyncGenerator[Sequence[Source]]:
     async with qdrant.connected(options.place, options.source_key) as service:
-        yield await qdrant.open_collections(service, options.fields, collection=options.collection)
+        if options.snapshot is None:
+            yield await qdrant.open_collections(service, options.fields, collection=options.collection)
+        else:
+            async with qdrant.recovered(service, existing_file(str(options.snapshot)), options.fields) as collection:
+                yield [collection]
 
 
 @asynccontextmanager

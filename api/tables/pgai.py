@@ -148,7 +148,7 @@ async def drop_vectorizer(connection: Connection, vectorizer: Vectorizer, source
         Conflict: others use the table and do not come to an end; try again.
     """
     with source_tables.locking(source):
-        await source_tables.limit_locks(connection)
+        await source_tables.limit_locks(connection, source)
         await connection.execute(DROP, {"id": vectorizer["id"]})
 
 

@@ -21,6 +21,7 @@ from api.tables.database import Connection
 KEY_TYPES: Final = ("int2", "int4", "int8", "text", "varchar", "bpchar", "uuid", "numeric")
 MAX_ROW_BYTES: Final = 4 * 1024 * 1024  # of its texts; a batch of rows is held in memory
 LOCK_MILLISECONDS: Final = 200  # writers queue behind a lock that waits
+VACUUM_MILLISECONDS: Final = 1500  # nobody queues behind this lock; an autovacuum gives way after `deadlock_timeout`
 
 FIND = """
 SELECT c.oid, n.nspname AS schema, c.relkind IN ('r', 'p') AS is_table, c.relkind = 'p' AS is_partitioned,
@@ -113,6 +114,14 @@ FOR_EACH: Final[dict[LiteralString, LiteralString]] = {
 
 # With the triggers, whatever their table is called by now.
 DROP_FUNCTION = "DROP FUNCTION IF EXISTS {function}() CASCADE"
+
+MAY_LOCK = """
+SELECT coalesce(has_table_privilege(to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)),
+                                    'UPDATE, DELETE, TRUNCATE'), false) AS may_lock
+"""
+
+# Kept out by this are vacuums and other declarations; writers and readers are not.
+KEEP_VACUUM_OUT = "LOCK TABLE {source} IN SHARE UPDATE EXCLUSIVE MODE"
 
 SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %(timeout)s, true)"
 
@@ -218,7 +227,7 @@ async def watch(connection: Connection, id: str, source: Source, *, is_partition
     body = sql.Literal(sql.SQL(WATCH).format(**names).as_string(connection))
     table = sql.Identifier(source.schema, source.table)
     with locking(source):
-        await limit_locks(connection)
+        await limit_locks(connection, source)
         await connection.execute(sql.SQL(CREATE_FUNCTION).format(function=function, body=body))
         await connection.execute(sql.SQL(REVOKE).format(function=function))
         for event, of_statement in FOR_EACH.items():
@@ -240,7 +249,7 @@ async def unwatch(connection: Connection, id: str, source: Source) -> None:
         Conflict: others use the table and do not come to an end; try again.
     """
     with locking(source):
-        await limit_locks(connection)
+        await limit_locks(connection, source)
         await connection.execute(sql.SQL(DROP_FUNCTION).format(function=await _function(connection, id)))
 
 
@@ -324,7 +333,18 @@ def locking(source: Source) -> Generator[None]:
         ) from error
 
 
-async def limit_locks(connection: Connection) -> None:
+async def limit_locks(connection: Connection, source: Source) -> None:
+    """Wait for locks on the table for a moment only, as writers do behind them.
+
+    An autovacuum, which may take hours, gives way only to what waits for longer: it is waited for first, by a lock that
+    no writer waits behind. Who may not take that one goes without.
+    """
+    names = {"schema": source.schema, "table": source.table}
+    row = await (await connection.execute(MAY_LOCK, names)).fetchone()
+    if row is not None and row["may_lock"]:
+        await connection.execute(SET_LOCK_TIMEOUT, {"timeout": f"{VACUUM_MILLISECONDS}ms"})
+        table = sql.Identifier(source.schema, source.table)
+        await connection.execute(sql.SQL(KEEP_VACUUM_OUT).format(source=table))
     await connection.execute(SET_LOCK_TIMEOUT, {"timeout": f"{LOCK_MILLISECONDS}ms"})
 
 

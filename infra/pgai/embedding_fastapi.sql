@@ -4,7 +4,7 @@
 --   psql "$DATABASE_URL" -f infra/pgai/embedding_fastapi.sql
 --
 -- A patched worker posts {"texts": [...]} to {url}/batch_embed, which Quiver's embedder answers; a stock one does not
--- know this configuration. `quiver sync adopt-pgai` takes such a vectorizer over and needs no worker of pgai's at all.
+-- know this configuration. `quiver sync --from-pgai` takes such a vectorizer over and needs no worker of pgai's at all.
 
 CREATE OR REPLACE FUNCTION ai.embedding_fastapi(
     model_name text,

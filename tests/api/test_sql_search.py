@@ -13,7 +13,7 @@ from api.tables import migrations
 from tests.api.synced_tables import execute, fetch
 from tests.conftest import Serve, make_settings, raw
 from tests.fake_embedder import embed
-from tests.postgres_tools import run_tool
+from tests.postgres_tools import run_script
 
 TEXT = Path(__file__).parents[2] / "infra" / "pgai" / "semantic_search.sql"
 
@@ -104,7 +104,7 @@ async def test_a_text_is_embedded_by_the_function_that_is_there(
     await execute(
         database, "INSERT INTO ai.known VALUES ('http://embedder/embed', 'bread', %s::vector)", vector("bread")
     )
-    run_tool("psql", "-q", "-v", "ON_ERROR_STOP=1", "-v", "embed_url=http://embedder/embed", "-f", str(TEXT), database)
+    run_script(TEXT, database, embed_url="http://embedder/embed")
     rows = await fetch(database, "SELECT id FROM quiver_semantic_search_text(%s, 'bread', 1)", store)
 
     assert rows == [("bread",)]

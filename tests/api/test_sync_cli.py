@@ -51,6 +51,20 @@ async def test_a_sync_is_created_listed_and_dropped(articles: str, server: Serve
     assert await fetch(articles, "SELECT count(*) FROM vector_stores") == [(0,)]
 
 
+async def test_a_vectorizer_of_pgais_that_is_not_there_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    status, output, complaint = await quiver_sync("--from-pgai", port=server.port, directory=tmp_path)
+
+    assert (status, output) == (1, "")
+    assert complaint == "Error: There is no vectorizer of pgai's in this database.\n"
+
+
+async def test_the_options_of_a_command_do_not_stand_before_it(tmp_path: Path) -> None:
+    for misplaced in (("--from-pgai", "list"), ("--url", "http://127.0.0.1:9", "list"), ("--drop-vectorizer",)):
+        status, _, complaint = await quiver_sync(*misplaced, port=9, directory=tmp_path)
+
+        assert (status, "quiver sync --from-pgai" in complaint) == (2, True), complaint
+
+
 async def test_what_the_api_refuses_is_one_sentence(server: Server, tmp_path: Path) -> None:
     status, output, complaint = await quiver_sync(
         "create", "nowhere", "--text", "a", port=server.port, directory=tmp_path

@@ -1,6 +1,7 @@
 """What may be declared: which tables, keys, columns and templates; and what a declaration costs its table."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, LiteralString
 
 import httpx
@@ -12,6 +13,8 @@ from psycopg.conninfo import make_conninfo
 from api.resources import Resources
 from api.services import table_sync_work
 from tests.api.synced_tables import ARTICLES, DECLARATION, declare, execute, fetch, search, state, sync_now, texts
+from tests.conftest import Serve, raw
+from tests.postgres_tools import own_server
 from tests.working import opened
 
 
@@ -20,6 +23,18 @@ async def articles(database: str) -> str:
     await execute(database, ARTICLES)
     return database
 
+
+SLOWLY_VACUUMED = """
+    CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, lang text, views integer) WITH (
+        autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_insert_threshold = -1,
+        autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+    INSERT INTO articles SELECT n, repeat('title ', 50) FROM generate_series(1, 20000) AS n;
+    DELETE FROM articles WHERE id % 2 = 0
+"""
+AUTOVACUUMS = """
+    SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE relation = 'articles'::regclass AND mode = 'ShareUpdateExclusiveLock' AND backend_type = 'autovacuum worker'
+"""
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"table": "nowhere"}, 404, "no table 'nowhere'"),
@@ -61,6 +76,19 @@ async def test_what_cannot_be_synced_is_refused_and_leaves_nothing(
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True), answer.text
     assert await fetch(articles, "SELECT count(*) FROM table_syncs") == [(0,)]
     assert await fetch(articles, "SELECT count(*) FROM vector_stores") == [(0,)]
+
+
+@pytest.mark.parametrize("schema", [None, "public", "{database}.public"])
+async def test_a_table_of_another_database_is_refused(
+    schema: str | None, empty_database: str, database: str, http: httpx.AsyncClient
+) -> None:
+    await execute(empty_database, ARTICLES)
+    [(name,)] = await fetch(empty_database, "SELECT current_database()")
+    fields = {"table_schema": schema and schema.format(database=name)}
+    answer = await http.post("/v1/table_syncs", json=DECLARATION | fields)
+
+    assert (answer.status_code, "no table 'articles'" in answer.json()["error"]["message"]) == (404, True)
+    assert await fetch(database, "SELECT count(*) FROM vector_stores") == [(0,)]
 
 
 async def test_a_table_is_in_a_store_once(articles: str, http: httpx.AsyncClient) -> None:
@@ -232,6 +260,32 @@ async def test_a_table_that_stays_in_use_is_a_conflict(
         answer = await http.post("/v1/table_syncs", json=DECLARATION)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "source_table_in_use")
+
+
+async def test_an_autovacuum_gives_way_to_a_declaration_and_to_a_drop(
+    serve: Serve, settings: dict[str, Any], open_directory: Path
+) -> None:
+    async with (
+        own_server(open_directory / "data") as server,
+        serve(**settings | {"database_url": server.url}) as openai,
+    ):
+        await execute(server.url, "ALTER SYSTEM SET autovacuum_naptime = '1s'")
+        await execute(server.url, SLOWLY_VACUUMED)
+        await execute(server.url, "SELECT pg_reload_conf()")
+        http = raw(openai)
+        await vacuuming(server.url)
+        sync = await declare(http)
+        await vacuuming(server.url)
+        dropped = await http.delete(f"/v1/table_syncs/{sync['id']}")
+
+    assert dropped.json()["deleted"] is True
+
+
+async def vacuuming(database: str) -> None:
+    """Wait until an autovacuum has the table."""
+    async with asyncio.timeout(60):
+        while await fetch(database, AUTOVACUUMS) == [(0,)]:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.1)
 
 
 async def test_the_store_may_be_dropped_with_the_sync(

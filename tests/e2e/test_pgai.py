@@ -13,10 +13,11 @@ import numpy as np
 import psycopg
 import pytest
 
-from api.up.embedded_postgres import find_binaries
-from tests.conftest import KEY
-from tests.e2e.conftest import MASTER_KEY, ROOT, SECONDS, Stack
+from api.tables import migrations
+from tests.conftest import KEY, Serve, raw
+from tests.e2e.conftest import ANSWER, MASTER_KEY, QUESTION, ROOT, SECONDS, TEXTS, Stack
 from tests.plpython import PlPython, plpython_server
+from tests.postgres_tools import run_script
 
 PGAI = ROOT / "infra" / "pgai"
 MODEL = "all-minilm-l6-v2"
@@ -44,14 +45,7 @@ class Database:
 
     def run(self, script: Path, **variables: object) -> None:
         """Run a file of SQL as its head says: by psql."""
-        named = [f"--set={name}={value}" for name, value in variables.items()]
-        psql([*named, f"--file={script}"], self.url)
-
-
-def psql(arguments: list[str], url: str) -> None:
-    command = [str(find_binaries() / "psql"), "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--quiet", *arguments, url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        run_script(script, self.url, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +106,16 @@ def test_a_vectorizer_is_taken_over_without_embedding_again(database: Database, 
     assert search(stack, sync, "moon")[0]["file_id"] == "3"
 
 
-def test_what_was_taken_over_is_dropped_from_pgai_if_asked(database: Database, stack: Stack) -> None:
-    adopt(stack, "docs_by_litellm", drop_vectorizer=True)
+def test_the_command_takes_over_and_drops_from_pgai_if_asked(database: Database, stack: Stack, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "api.cli", "sync", "--from-pgai", "--vectorizer", "docs_by_litellm"]
+    options = [f"--model={MODEL}", "--drop-vectorizer", f"--url={stack.api_url}"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SERVER_API_KEY": KEY}
+    done = subprocess.run(
+        [*command, *options], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
 
+    assert done.returncode == 0, done.stderr
+    assert "public.docs in vector store vs_" in done.stdout
     assert database.fetch("SELECT count(*) FROM ai.vectorizer WHERE name = 'docs_by_litellm'") == [(0,)]
     assert database.fetch("SELECT count(*) > 0 FROM docs_by_litellm") == [(True,)]
 
@@ -155,8 +156,9 @@ def test_other_configurations_are_refused_as_before(database: Database, config: 
 
 
 @pytest.fixture(scope="module")
-def plpython(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlPython]:
-    with plpython_server(tmp_path_factory.mktemp("plpython")) as server:
+def plpython() -> Iterator[PlPython]:
+    """Without pgvector, so that vectors are `float8[]`."""
+    with plpython_server() as server:
         server.run(PGAI / "fastapi_hf_embed.sql")
         yield server
 
@@ -177,6 +179,30 @@ def test_a_text_is_embedded_from_sql(plpython: PlPython, stack: Stack) -> None:
 def test_an_embedder_that_fails_is_named(plpython: PlPython, stack: Stack, url: str, message: str) -> None:
     with pytest.raises(psycopg.Error, match=message):
         plpython.fetch("SELECT ai.fastapi_hf_embed(%s, 'moon')", url.format(embedder=stack.embedder_url))
+
+
+async def test_a_store_is_searched_by_a_text_from_sql(
+    plpython: PlPython, stack: Stack, serve: Serve, tmp_path: Path
+) -> None:
+    whole = plpython.with_database("whole")
+    await migrations.apply(whole.url)
+    whole.run(PGAI / "fastapi_hf_embed.sql")
+    whole.run(PGAI / "semantic_search.sql", embed_url=f"{stack.embedder_url}/embed")
+    embedding = {"base_url": stack.proxy_url, "api_key": MASTER_KEY}
+    async with serve(database_url=whole.url, server_api_key=KEY, embedding=embedding, files_dir=tmp_path) as quiver:
+        store = await quiver.vector_stores.create()
+        body = {"embeddings": [{"content": text, "metadata": metadata} for text, metadata in TEXTS.items()]}
+        await raw(quiver).post(f"/v1/vector_stores/{store.id}/embeddings/batch", json=body)
+        asked = {"query": QUESTION, "ranking_options": {"search_mode": "vector"}}
+        found = (await raw(quiver).post(f"/v1/vector_stores/{store.id}/search", json=asked)).json()["data"]
+    rows = whole.fetch("SELECT content, score, attributes FROM quiver_semantic_search_text(%s, %s)", store.id, QUESTION)
+
+    assert rows[0][0] == ANSWER
+    assert [row[0] for row in rows] == [result["content"][0]["text"] for result in found]
+    assert [row[1] for row in rows] == pytest.approx([result["score"] for result in found], abs=1e-3)
+    assert whole.fetch("SELECT pg_typeof(ai.fastapi_hf_embed(%s, 'moon'))::text", f"{stack.embedder_url}/embed") == [
+        ("vector",)
+    ]
 
 
 def adopt(stack: Stack, vectorizer: str, **fields: Any) -> dict[str, Any]:

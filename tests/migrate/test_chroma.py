@@ -1,8 +1,5 @@
 """A directory that the real Chroma wrote, read without it."""
 
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import pytest
 
 from api.errors import ConfigurationError
 from api.migrate.sources import chroma
+from tests.migrate import packages
 from tests.migrate.running import migrate, query
 
 # Chroma and what it imports beyond our own packages. The rest of what it asks for is for its server, and large.
@@ -57,23 +55,14 @@ class Written:
 
 @pytest.fixture(scope="session")
 def chroma_packages() -> Path:
-    """Chroma apart from our own packages, installed once beside them."""
-    directory = Path(sys.prefix) / "chroma"
-    if not (directory / "complete").exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-        subprocess.run((*pip, "--target", directory, *CHROMA.split()), check=True, capture_output=True)
-        (directory / "complete").touch()
-    return directory
+    return packages.installed("chroma", CHROMA)
 
 
 @pytest.fixture(scope="session", params=["cosine", "l2"])
 def written(request: pytest.FixtureRequest, chroma_packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
     path = tmp_path_factory.mktemp("chroma")
-    environment = {"PYTHONPATH": str(chroma_packages), "PATH": "", "HOME": str(path)}
-    command = (sys.executable, "-c", WRITE, path, request.param)
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
-    return Written(path, [tuple(row) for row in orjson.loads(done.stdout)])
+    written = packages.run(chroma_packages, WRITE, path, request.param, home=path)
+    return Written(path, [tuple(row) for row in orjson.loads(written)])
 
 
 async def test_a_directory_of_chromas_is_migrated(written: Written, settings: dict[str, Any], database: str) -> None:

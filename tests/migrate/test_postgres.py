@@ -1,5 +1,6 @@
 """Tables and queries of PostgreSQL, of whatever types, into stores."""
 
+import re
 from typing import Any
 
 import httpx
@@ -125,13 +126,52 @@ async def test_a_second_run_brings_what_came_after_the_first(
 async def test_a_dry_run_writes_nothing(
     source: str, settings: dict[str, Any], database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    await query(source, "ALTER TABLE documents ALTER vec TYPE vector")
+    await query(source, "UPDATE documents SET vec = '[1,2]' WHERE id > 240")
+
     assert await migrate(settings, source, dry_run=True)
 
     said = capsys.readouterr().err
-    assert f"{ROWS} rows, of which {ROWS} can go" in said
-    assert f"Dimensions: {DIMENSION} ({ROWS} rows)" in said
-    assert "It would take about" in said
+    assert f"{ROWS} rows, of which {ROWS - 10} can go and 10 cannot" in said
+    assert f"10 rows: the vector has 2 dimensions, not {DIMENSION}" in said
+    assert f"Dimensions: 2 (10 rows), {DIMENSION} ({ROWS - 10} rows)" in said
+    assert re.search(r"It would take about \d+ s and [\d.]+ [kM]B of the database", said), said
     assert await query(database, "SELECT id FROM vector_stores UNION ALL SELECT id FROM migration_checkpoints") == []
+
+
+async def test_it_is_shown_first_what_is_taken_for_what(
+    source: str, settings: dict[str, Any], database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigurationError, match="say --yes"):
+        await migrate(settings, source, yes=False, name="shop")
+
+    said = capsys.readouterr().err
+    for role, name in {"id": "id", "text": "body", "vector": "vec", "metadata": "info"}.items():
+        assert re.search(rf"^ +{role} +{name}$", said, re.MULTILINE), said
+    assert f"{ROWS} rows" in said
+    assert "a new store 'shop'" in said
+    assert [line for line in said.splitlines() if "text of" in line] == [
+        f"  {number}: 'text of {number}', 8 numbers, {{'n': {number}}}" for number in (1, 2, 3)
+    ]
+    assert await query(database, "SELECT id FROM vector_stores") == []
+
+
+async def test_float32_as_bytes_the_time_and_the_dimension_can_be_named(
+    empty_database: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(empty_database, "CREATE TABLE documents (id int, body text, raw bytea, written timestamptz)")
+    for number, numbers in enumerate([unit(1), unit(2)[:4], unit(3)[:4]]):
+        raw = numbers.astype("<f4").tobytes()
+        await query(empty_database, "INSERT INTO documents VALUES (%s, 'text', %s, '2025-01-02Z')", number, raw)
+
+    assert await migrate(
+        settings, empty_database, table="documents", vector="raw", created_at="written", dimension=DIMENSION
+    )
+
+    (row,) = await chunks(database)
+    assert (row["id"], row["created_at"].date().isoformat()) == ("0", "2025-01-02")
+    assert np.allclose(row["numbers"], unit(1), atol=1e-3)
+    assert {row["reason"] for row in rejects(settings)} == {"the vector has 4 dimensions, not 8"}
 
 
 async def test_a_spoilt_store_does_not_pass_the_verification(

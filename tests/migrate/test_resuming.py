@@ -12,8 +12,9 @@ import pytest
 
 from tests.migrate.running import migrate, query, read_lines, rejects, vector, write_lines
 
-ROWS = 30_000
-KILLS = 4
+ROWS = 150_000  # more than the killed runs can bring
+FIRST_BATCH = 100
+KILLS = 20
 SECONDS = 60
 
 SOURCE = """
@@ -38,27 +39,31 @@ async def rows_done(database: str) -> int:
     return found[0]["done"] or 0
 
 
-async def kill_after_progress(process: Process, database: str, *, done: int) -> None:
-    """Kill it at some moment after it has written more than what was there."""
+async def killed_after_progress(process: Process, database: str) -> int:
+    """Kill it at some moment within its second batch, or a later one; how many rows had gone by then."""
+    before = await rows_done(database)
+    wanted = before + random.choice((1, 1, FIRST_BATCH + 1))  # noqa: S311
     async with asyncio.timeout(SECONDS):
-        while await rows_done(database) <= done and process.returncode is None:  # noqa: ASYNC110  # another process
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311  # anywhere within a batch
+        while await rows_done(database) < wanted:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311
     process.send_signal(signal.SIGKILL)
-    await process.wait()
+    assert await process.wait() == -signal.SIGKILL
+    return await rows_done(database) - before
 
 
-async def test_a_migration_killed_again_and_again_ends_with_exactly_the_sources_rows(
+async def test_a_migration_killed_twenty_times_ends_with_exactly_the_sources_rows(
     empty_database: str, database: str, tmp_path: Path
 ) -> None:
     await query(empty_database, SOURCE.format(rows=ROWS))
-    for _ in range(KILLS):
-        done = await rows_done(database)
-        await kill_after_progress(await start(empty_database, database, tmp_path), database, done=done)
+    gone = [
+        await killed_after_progress(await start(empty_database, database, tmp_path), database) for _ in range(KILLS)
+    ]
 
     last = await start(empty_database, database, tmp_path)
 
     assert await last.wait() == 0
+    assert all(gone) and sum(gone) < ROWS
     wanted = await query(empty_database, "SELECT id, content FROM documents WHERE content <> '' ORDER BY id")
     assert await query(database, "SELECT id, content FROM embeddings ORDER BY id") == wanted
     assert len({row["id"] for row in read_lines(tmp_path / "rejects.jsonl")}) == ROWS // 1000

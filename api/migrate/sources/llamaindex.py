@@ -17,6 +17,9 @@ ORDER BY name
 """
 
 
+NODE = frozenset({"_node_content", "_node_type"})  # the node as JSON once more, some 700 bytes a row
+
+
 async def list_tables(url: str) -> dict[str, str]:
     """Its tables, as they are written in SQL, with their bare names."""
     async with connected(url) as connection:
@@ -43,7 +46,7 @@ async def open_tables(url: str, wanted: Fields, *, collection: str | None) -> li
         vector=wanted.vector or "embedding",
         metadata=wanted.metadata or "metadata_",
     )
-    return [
+    opened = [
         await open_rows(
             url,
             table_relation(table),
@@ -55,3 +58,6 @@ async def open_tables(url: str, wanted: Fields, *, collection: str | None) -> li
         )
         for table, bare in chosen.items()
     ]
+    for rows in opened:
+        rows.left_out = NODE
+    return opened

@@ -134,6 +134,7 @@ class PostgresRows:
         self._types = {column.name: column.type for column in columns}
         self.store = store
         self.shown = shown
+        self.left_out: frozenset[str] = frozenset()  # of the metadata: what only the program that wrote it needs
 
     @property
     def identity(self) -> str:
@@ -211,6 +212,9 @@ class PostgresRows:
             vector, flaw = None, str(error)
         if isinstance(metadata, str):
             metadata = _from_text(metadata)
+        if self.left_out and isinstance(metadata, dict):
+            given = cast("dict[str, Any]", metadata)
+            metadata = {name: value for name, value in given.items() if name not in self.left_out}
         if self._fields.attributes and (metadata is None or isinstance(metadata, dict)):
             attributes = dict(zip(self._fields.attributes, rest, strict=True))
             metadata = with_attributes(cast("dict[str, Any] | None", metadata), attributes)

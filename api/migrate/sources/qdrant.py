@@ -1,18 +1,27 @@
-"""A Qdrant server, by its scroll API. The position is the id of the point that comes next."""
+"""A Qdrant server, by its scroll API. The position is the id of the point that comes next.
 
+A snapshot, which only Qdrant reads, is recovered by a server into a collection that is there for that time.
+"""
+
+import hashlib
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Final, cast
 from urllib.parse import quote
 
-from api.errors import ConfigurationError
+from api.errors import ApiError, ConfigurationError
 from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
 from api.migrate.http import Service
+from api.migrate.progress import say
 from api.migrate.records import Batch, Record, StoreSettings, rows_of
+from api.migrate.sources.files import file_identity
 
 LOOKED_AT_POINTS = 50
 DONE = "done"  # instead of a position: the scroll was at its end
+STAMP: Final = re.compile(r"-\d+-\d{4}(-\d\d){5}$")  # what Qdrant puts behind the collection's name: peer and time
 
 
 class QdrantCollection:
@@ -25,14 +34,8 @@ class QdrantCollection:
         self._vector = vector
         self._row_bytes = row_bytes
         self.store = StoreSettings(name=name)
-
-    @property
-    def shown(self) -> str:
-        return f"collection {self._name!r} of Qdrant at {self._service.base_url}"
-
-    @property
-    def identity(self) -> str:
-        return f"{self._service.base_url} {self._name}"
+        self.shown = f"collection {name!r} of Qdrant at {service.base_url}"
+        self.identity = f"{service.base_url} {name}"
 
     @property
     def reading(self) -> dict[str, str]:
@@ -79,6 +82,30 @@ async def open_collections(service: Service, wanted: Fields, *, collection: str 
             f"Qdrant has no collection {collection!r}; it has {', '.join(map(repr, names)) or 'none'}."
         )
     return [await _open(service, name, wanted) for name in chosen]
+
+
+@asynccontextmanager
+async def recovered(service: Service, snapshot: Path, wanted: Fields) -> AsyncGenerator[QdrantCollection]:
+    """A snapshot as a source: the order of its points is the same whichever server has recovered it.
+
+    Raises:
+        ConfigurationError: its points have several vectors.
+        ServiceRefused: the server cannot recover it.
+    """
+    identity = file_identity(snapshot)
+    name = f"quiver-migrate-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    path = f"/collections/{name}"
+    try:
+        await service.upload(f"{path}/snapshots/upload", "snapshot", snapshot, priority="snapshot", wait="true")
+        collection = await _open(service, name, wanted)
+        collection.store = StoreSettings(name=STAMP.sub("", snapshot.stem))
+        collection.shown, collection.identity = f"snapshot {snapshot}", identity
+        yield collection
+    finally:
+        try:
+            await service.delete(path)
+        except ApiError as error:
+            say(f"Collection {name!r} may still be in Qdrant: {error.message}")
 
 
 async def scroll(service: Service, name: str, *, offset: Any, limit: int) -> tuple[list[dict[str, Any]], Any]:
