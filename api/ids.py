@@ -12,8 +12,9 @@ _RANDOM_DIGITS = 11  # 44 bits within one microsecond
 def new_ids(prefix: str, count: int, *, separator: str = "_") -> list[str]:
     """Make ascending ids such as `vs_` and 24 hexadecimal digits. OpenAI's files have `-` for a separator."""
     now = time.time_ns() // 1000
+    digits = secrets.token_hex((count * _RANDOM_DIGITS + 1) // 2)  # at once: each call asks the system
     return [
-        f"{prefix}{separator}{now + i:0{_TIME_DIGITS}x}{secrets.token_hex(_RANDOM_DIGITS // 2 + 1)[:_RANDOM_DIGITS]}"
+        f"{prefix}{separator}{now + i:0{_TIME_DIGITS}x}{digits[i * _RANDOM_DIGITS : (i + 1) * _RANDOM_DIGITS]}"
         for i in range(count)
     ]
 

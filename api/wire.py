@@ -1,13 +1,25 @@
 """JSON in and out, and vectors as they travel: lists of numbers or base64 of little-endian float32."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import orjson
 import pybase64
 
 from api.errors import InvalidRequest
-from api.vectors import Vector, as_rows, cosine, from_bytes, from_numbers, have_directions, norm
+from api.vectors import (
+    Vector,
+    Vectors,
+    as_rows,
+    cosine,
+    from_bytes,
+    from_numbers,
+    have_directions,
+    norm,
+    rows_from_bytes,
+    rows_from_doubles,
+)
 
 
 def dump_json(value: object) -> str:
@@ -35,12 +47,17 @@ def read_vector(value: Sequence[float] | str, *, param: str) -> Vector:
     return vector
 
 
-def read_vectors(values: Sequence[Sequence[float] | str], *, params: Sequence[str]) -> list[Vector]:
-    """Read a caller's vectors, each as `read_vector` does; they may differ in size."""
-    vectors = [_decode(value, param=param) for value, param in zip(values, params, strict=True)]
+def read_vectors(values: Sequence[Sequence[float] | str], *, param_of: Callable[[int], str]) -> list[Vector] | Vectors:
+    """Read a caller's vectors, each as `read_vector` does; they may differ in size.
+
+    `param_of` names the one at a place, for an error.
+    """
+    vectors = _decode_at_once(values)
+    if vectors is None:
+        vectors = [_decode(value, param=param_of(place)) for place, value in enumerate(values)]
     if not _have_directions(vectors):  # one by one is slower than decoding them was
-        for vector, param in zip(vectors, params, strict=True):
-            _require_direction(vector, param=param)
+        for place, vector in enumerate(vectors):
+            _require_direction(vector, param=param_of(place))
     return vectors
 
 
@@ -49,6 +66,18 @@ def have_same_direction(left: Vector | None, right: Vector) -> bool:
     if left is None or left.size != right.size:
         return False
     return cosine(left, right) > 0.99999
+
+
+def _decode_at_once(values: Sequence[Sequence[float] | str]) -> Vectors | None:
+    """Decode vectors of one form and size, which one by one takes five times as long; None when they are not."""
+    try:
+        if all(isinstance(value, str) for value in values):
+            return rows_from_bytes([pybase64.b64decode(cast("str", value), validate=True) for value in values])
+        if all(isinstance(value, memoryview) for value in values):
+            return rows_from_doubles(cast("Sequence[memoryview]", values))
+    except ValueError:  # one by one it is found which is wrong
+        return None
+    return None
 
 
 def _decode(value: Sequence[float] | str, *, param: str) -> Vector:
@@ -60,7 +89,7 @@ def _decode(value: Sequence[float] | str, *, param: str) -> Vector:
         ) from error
 
 
-def _have_directions(vectors: Sequence[Vector]) -> bool:
+def _have_directions(vectors: list[Vector] | Vectors) -> bool:
     return len({vector.size for vector in vectors}) == 1 and have_directions(as_rows(vectors))
 
 

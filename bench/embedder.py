@@ -185,6 +185,27 @@ def bound(directory: Path, cores: set[int]) -> tuple[float, float]:
     return float(done.stdout), float(done.stdout) / operations
 
 
+def alone(engine: str, *, bodies: Path, cores: set[int], options: argparse.Namespace) -> dict[str, float]:
+    """The same engine in a process of its own, without server and queue."""
+    command = [sys.executable, "-m", "bench.in_process", engine, "--bodies", str(bodies), "--cache", str(options.cache)]
+    done = subprocess.run(
+        [*command, "--seconds", str(options.seconds)],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=ROOT,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def layer(server: Served, engine: dict[str, float]) -> str:
+    """What HTTP, tokenising and the queue cost: of the server's processor time, and of a single client's."""
+    busy, single = server.measured["64 clients"], server.measured["1 client"]
+    share = 1 - busy.texts / busy.cpu_seconds / engine["texts_per_core_second"]
+    added = (statistics.median(single.latencies) - engine["p50_seconds"]) * 1000
+    return f"{server.name:26} {engine['texts_per_core_second']:18.0f} {share:16.1%} {added:14.2f}"
+
+
 def table(servers: list[Served], checked: dict[str, str]) -> Iterator[str]:
     yield (
         f"{'server':26} {'load':13} {'texts/s':>8} {'tokens/s':>9} {'p50 ms':>8} {'p99 ms':>8} "
@@ -258,6 +279,11 @@ def main() -> None:
                     skip = round_number * 997
                     load(server, name, what[kind], bodies=bodies[kind], options=options, skip=skip)
         print("\n".join(table(servers, checked)))
+        print(f"\n{'server':26} {'alone, texts/core-s':>18} {'layer, 64 clients':>16} {'1 client, ms':>14}")
+        for server in servers:
+            if server.name.startswith("embedder"):
+                engine = alone(server.name.partition(" ")[2], bodies=bodies["short"], cores=cores, options=options)
+                print(layer(server, engine))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ class Batcher:
         self._name = name
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
-        self._queue = Queue(max_batch_tokens=limits.max_batch_tokens, max_batch_texts=limits.max_batch_texts)
+        self._queue = Queue(
+            max_batch_tokens=limits.max_batch_tokens, max_batch_texts=limits.max_batch_texts, shape=engines[0].shape
+        )
         self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tokenizer of {name}")
         self._tokenizing_tokens = 0  # admitted, and not yet in the queue
         self._under_way = 0

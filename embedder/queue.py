@@ -5,10 +5,12 @@ has waited longest, so that nothing starves. Identical texts that wait or are be
 """
 
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from embedder.engines import Tokens
+from embedder.engines import Shape, Tokens, as_asked
 
 PATIENCE = 8
 # A batch costs about as much to begin as this many tokens cost to compute: up to it, padding is the cheaper way.
@@ -27,7 +29,7 @@ class Entry:
 
 
 class Job:
-    """One request's texts in the queue. `waiting` is sorted by length and may hold entries that have been taken."""
+    """One request's texts in the queue. `waiting` is sorted by length."""
 
     __slots__ = ("remaining_tokens", "waiting")
 
@@ -35,30 +37,20 @@ class Job:
         self.waiting: list[Entry] = []
         self.remaining_tokens = 0
 
-    def take(self, *, shortest: int, longest: int, most: int) -> Iterator[Entry]:
-        """Take entries of like length, the longest first; others stay."""
-        kept: list[Entry] = []
-        while self.waiting and most:
-            entry = self.waiting.pop()
-            if not entry.is_waiting:
-                continue
-            if entry.length > longest:
-                kept.append(entry)
-            elif entry.length < shortest:
-                self.waiting.append(entry)
-                break
-            else:
-                most -= 1
-                yield entry
-        self.waiting += reversed(kept)
+    def between(self, shortest: int, longest: int) -> Sequence[Entry]:
+        start = bisect_left(self.waiting, shortest, key=_length)
+        return self.waiting[start : bisect_right(self.waiting, longest, key=_length)]
 
 
 class Queue:
     """Filled from the event loop, emptied by the models' threads."""
 
-    def __init__(self, *, max_batch_tokens: int, max_batch_texts: int) -> None:
+    def __init__(
+        self, *, max_batch_tokens: int, max_batch_texts: int, shape: Callable[[int, int], Shape] = as_asked
+    ) -> None:
         self._max_batch_tokens = max_batch_tokens
         self._max_batch_texts = max_batch_texts
+        self._shape = shape  # what a number of texts, the longest of so many tokens, is computed as
         self._changed = threading.Condition()
         self._jobs: dict[Job, None] = {}  # those with something waiting, oldest first
         self._entries: dict[Hashable, Entry] = {}  # waiting or being computed
@@ -120,18 +112,34 @@ class Queue:
 
     def _form_batch(self) -> list[Entry]:
         leader = self._choose_leader()
-        longest = _longest_waiting(leader)
-        padded = longest + max(longest // 4, BATCH_OVERHEAD_TOKENS // 4)
-        shortest = longest * 3 // 4 - BATCH_OVERHEAD_TOKENS // 2
-        most = max(1, min(self._max_batch_texts, self._max_batch_tokens // padded))
-        batch: list[Entry] = []
-        for job in self._companions(leader):
-            for entry in job.take(shortest=shortest, longest=padded, most=most - len(batch)):
-                self._settle(entry)
-                batch.append(entry)
-            if len(batch) >= most:
-                break
+        first = leader.waiting[-1]
+        batch = self._densest(first, self._companions_of(first, leader))
+        for entry in batch:
+            self._settle(entry)
+        for job in {job: None for entry in batch for job in entry.claims}:
+            job.waiting = [entry for entry in job.waiting if entry.is_waiting]
         return batch
+
+    def _densest(self, first: Entry, others: Sequence[Entry]) -> list[Entry]:
+        """The batch of this entry and any of the others that computes most tokens for its cost, padding included."""
+        best = (self._density(first.length, 1, first.length), first.length, 1)
+        for longest in {first.length, *(entry.length for entry in others if entry.length > first.length)}:
+            tokens = first.length
+            fitting = (entry for entry in others if entry.length <= longest)
+            for texts, entry in enumerate(islice(fitting, self._max_batch_texts - 1), 2):
+                tokens += entry.length
+                density = self._density(tokens, texts, longest)
+                if not density:
+                    break
+                best = max(best, (density, longest, texts))
+        _, longest, texts = best
+        return [first, *islice((entry for entry in others if entry.length <= longest), texts - 1)]
+
+    def _density(self, tokens: int, texts: int, longest: int) -> float:
+        """0 where that is more than may be computed at once."""
+        rows, columns = self._shape(texts, longest)
+        padded = rows * columns
+        return tokens / (padded + BATCH_OVERHEAD_TOKENS) if padded <= self._max_batch_tokens else 0.0
 
     def _choose_leader(self) -> Job:
         self._batches_since_oldest += 1
@@ -140,13 +148,20 @@ class Queue:
             return next(iter(self._jobs))
         return min(self._jobs, key=_remaining)
 
-    def _companions(self, leader: Job) -> list[Job]:
-        """The leader, then who may join its batch: a request of several batches does not slow one of less than one."""
+    def _companions_of(self, first: Entry, leader: Job) -> list[Entry]:
+        """Entries of like length, the longest first, of the leader and of who may join its batch.
+
+        A request of several batches does not slow one of less than one.
+        """
+        longest = first.length + max(first.length // 4, BATCH_OVERHEAD_TOKENS // 4)
+        shortest = first.length * 3 // 4 - BATCH_OVERHEAD_TOKENS // 2
         others = [job for job in self._jobs if job is not leader]
         if leader.remaining_tokens <= self._max_batch_tokens:
             others = [job for job in others if job.remaining_tokens <= self._max_batch_tokens]
         others.sort(key=_remaining)
-        return [leader, *others]
+        like = (entry for job in (leader, *others) for entry in reversed(job.between(shortest, longest)))
+        found = dict.fromkeys(entry for entry in like if entry is not first)  # one may belong to several
+        return sorted(islice(found, self._max_batch_texts), key=_length, reverse=True)
 
     def _settle(self, entry: Entry) -> None:
         """An entry waits no longer: it is taken, or nobody wants it."""
@@ -156,12 +171,6 @@ class Queue:
             job.remaining_tokens -= entry.length
             if not job.remaining_tokens:
                 self._jobs.pop(job, None)
-
-
-def _longest_waiting(job: Job) -> int:
-    while not job.waiting[-1].is_waiting:  # taken for another request
-        job.waiting.pop()
-    return job.waiting[-1].length
 
 
 def _length(entry: Entry) -> int:

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.installing import installing
 from tests.postgres_tools import run_script
 from tests.processes import free_port
 
@@ -49,8 +50,9 @@ class PlPython:
 
 @contextmanager
 def plpython_server() -> Generator[PlPython]:
-    if not (ROOT / "complete").exists():
-        _unpack()
+    with installing():
+        if not (ROOT / "complete").exists():
+            _unpack()
     place = Path(tempfile.mkdtemp(dir=ROOT / "tmp"))
     os.chown(place, NOBODY, NOBODY)
     inside = Path("/tmp") / place.name  # noqa: S108  # as the server sees it
@@ -95,9 +97,16 @@ def _unpack() -> None:
     (ROOT / "complete").touch()
 
 
+def _mirror() -> str:
+    """Where the machine's own packages come from, whichever release they are of."""
+    command = ["apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages"]
+    addresses = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return next(address for address in addresses if address.rstrip("/").endswith("/debian"))
+
+
 def _download(directory: Path) -> Path:
     """The packages and what they depend on, by an apt that knows nothing but that release of Debian."""
-    (directory / "sources.list").write_text(f"deb [signed-by={KEYRING}] http://deb.debian.org/debian {RELEASE} main\n")
+    (directory / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {RELEASE} main\n")
     (directory / "status").touch()
     (directory / "lists" / "partial").mkdir(parents=True)
     places = {

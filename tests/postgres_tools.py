@@ -16,6 +16,7 @@ import pytest
 from api.tables import migrations
 from api.up import system_account
 from api.up.embedded_postgres import EmbeddedPostgres, find_binaries
+from tests.installing import installing
 from tests.processes import free_port, running
 
 START_SECONDS = 15
@@ -83,12 +84,13 @@ def pooler_of(server: EmbeddedPostgres, directory: Path, *, user: str = "postgre
 
 def _pgbouncer() -> str:
     """PgBouncer, which Debian brings where it is not there."""
-    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
-    if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "--yes", "--no-install-recommends", "pgbouncer"]):
-            subprocess.run(["apt-get", "-qq", *command], env=quiet, capture_output=True, check=True)
-        program = "/usr/sbin/pgbouncer"
+    with installing():
+        program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+        if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            for command in (["update"], ["install", "--yes", "--no-install-recommends", "pgbouncer"]):
+                subprocess.run(["apt-get", "-qq", *command], env=quiet, capture_output=True, check=True)
+            program = "/usr/sbin/pgbouncer"
     if program is None:
         pytest.skip("PgBouncer is not installed, and only root may install it")
     return program

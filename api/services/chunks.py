@@ -174,8 +174,9 @@ async def _vectors(
 ) -> Vectors:
     """A row for each request, embedded here where the caller sent none; all of the store's dimension."""
     given = {position: request.embedding for position, request in enumerate(requests) if request.embedding is not None}
-    params = [f"{path.format(position)}embedding" for position in given]
-    read = dict(zip(given, read_vectors(list(given.values()), params=params), strict=True))
+    places = list(given)
+    read_rows = read_vectors(list(given.values()), param_of=lambda place: f"{path.format(places[place])}embedding")
+    read = dict(zip(given, read_rows, strict=True))
     positions = [position for position in range(len(requests)) if position not in given]
     sizes = {position: vector.size for position, vector in read.items()}
     dimension = store["embedding_dimension"]
@@ -188,7 +189,7 @@ async def _vectors(
         read |= dict(zip(positions, embedded, strict=True))
     if dimension is None:  # what the model made decides, else the first vector that was sent
         _refuse_other_dimensions(store, sizes, read[positions[0] if positions else 0].size, path)
-    return as_rows([read[position] for position in range(len(requests))])
+    return as_rows([read[position] for position in range(len(requests))] if positions else read_rows)
 
 
 def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimension: int, path: str) -> None:
@@ -199,6 +200,8 @@ def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimen
 
 def _ids(table: ChunkTable, requests: Sequence[CreateEmbeddingRequest], path: str) -> list[str | None]:
     """The clients' own ids as the table will have them, each but once."""
+    if all(request.id is None for request in requests):
+        return [None] * len(requests)
     ids: list[str | None] = []
     seen: set[str] = set()
     for position, request in enumerate(requests):

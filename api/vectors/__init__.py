@@ -22,6 +22,8 @@ if TYPE_CHECKING or find_spec("numpy") is not None:
         norm,
         pack,
         packed,
+        rows_from_bytes,
+        rows_from_doubles,
     )
 else:
     from api.vectors.plain import (
@@ -37,6 +39,8 @@ else:
         norm,
         pack,
         packed,
+        rows_from_bytes,
+        rows_from_doubles,
     )
 
 __all__ = [
@@ -52,4 +56,6 @@ __all__ = [
     "norm",
     "pack",
     "packed",
+    "rows_from_bytes",
+    "rows_from_doubles",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,17 +38,36 @@ def from_numbers(numbers: Sequence[float]) -> Vector:
         return wide.astype(np.float32)
 
 
+def rows_from_bytes(parts: Sequence[bytes]) -> Vectors:
+    """Read little-endian float32 as the rows of one array.
+
+    Raises:
+        ValueError: there are none, one is empty or not a whole number of floats, or their sizes differ.
+    """
+    return _joined(parts, np.dtype("<f4")).astype(np.float32, copy=False)
+
+
+def rows_from_doubles(parts: Sequence[memoryview]) -> Vectors:
+    """Read doubles as the rows of one array; those beyond float32 become infinite.
+
+    Raises:
+        ValueError: there are none, one is empty, or their sizes differ.
+    """
+    with np.errstate(over="ignore"):
+        return _joined(parts, np.dtype(np.float64)).astype(np.float32)
+
+
 def from_stored(stored: HalfVector | pgvector.Vector) -> Vector:
     return stored.to_numpy().astype(np.float32)
 
 
-def as_rows(vectors: Sequence[Vector]) -> Vectors:
-    """Put vectors together.
+def as_rows(vectors: Sequence[Vector] | Vectors) -> Vectors:
+    """Put vectors together; rows stay what they are.
 
     Raises:
         ValueError: there are none, or their sizes differ.
     """
-    return np.stack(vectors)
+    return vectors if isinstance(vectors, np.ndarray) else np.stack(vectors)
 
 
 def joined(parts: Sequence[Vectors]) -> Vectors:
@@ -86,10 +105,21 @@ def packed(rows: Vectors, *, is_half: bool) -> list[bytes]:
     """
     count, dimension = rows.shape
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    scales = norms if is_half else np.where((norms > 1e-6) & (norms < 1e6), 1.0, norms)
+    is_usual = (norms > 1e-6) & (norms < 1e6)
+    scales = norms if is_half else np.where(is_usual, 1.0, norms)
+    if is_usual.all():  # single precision is twice as fast, and enough
+        scales = scales.astype(np.float32)
     number = ">f2" if is_half else ">f4"
     values = np.zeros(count, dtype=[("dimension", ">u2"), ("unused", ">u2"), ("numbers", number, (dimension,))])
     values["dimension"] = dimension
     values["numbers"] = rows / scales[:, np.newaxis]
     data, size = values.tobytes(), values.itemsize
     return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _joined(parts: Sequence[bytes | memoryview], number: np.dtype[Any]) -> npt.NDArray[Any]:
+    sizes = {memoryview(part).nbytes for part in parts}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    if not size or size % number.itemsize:
+        raise ValueError("there are no vectors, or of different sizes")
+    return np.frombuffer(b"".join(parts), dtype=number).reshape(len(parts), size // number.itemsize)

@@ -61,14 +61,22 @@ def from_numbers(numbers: Sequence[float]) -> Vector:
     return _vector(numbers)
 
 
+def rows_from_bytes(parts: Sequence[bytes]) -> Vectors:
+    return _filled(as_rows([from_bytes(part) for part in parts]))
+
+
+def rows_from_doubles(parts: Sequence[memoryview]) -> Vectors:
+    return _filled(as_rows([_vector(part) for part in parts]))
+
+
 def from_stored(stored: HalfVector | pgvector.Vector) -> Vector:
     return _vector(stored.to_list())
 
 
-def as_rows(vectors: Sequence[Vector]) -> Vectors:
+def as_rows(vectors: Sequence[Vector] | Vectors) -> Vectors:
     if len({len(vector) for vector in vectors}) != 1:
         raise ValueError("there are no vectors, or of different sizes")
-    return Vectors(vectors)
+    return vectors if isinstance(vectors, Vectors) else Vectors(vectors)
 
 
 def joined(parts: Sequence[Vectors]) -> Vectors:
@@ -97,6 +105,12 @@ def pack(vector: Vector, *, is_half: bool) -> bytes:
     scale = length if is_half or not 1e-6 < length < 1e6 else 1.0
     numbers = vector if scale == 1.0 else [number / scale for number in vector]
     return struct.pack(f">HH{len(vector)}{'e' if is_half else 'f'}", len(vector), 0, *numbers)
+
+
+def _filled(rows: Vectors) -> Vectors:
+    if not rows.shape[1]:
+        raise ValueError("there are vectors without numbers")
+    return rows
 
 
 def _vector(numbers: Iterable[float]) -> Vector:

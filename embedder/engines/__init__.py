@@ -20,6 +20,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]  # what an engine computes in
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Text = str | tuple[str, str]  # a pair is (query, document), for rerank
+Shape = tuple[int, int]  # of a batch: texts, and tokens of each
 
 BUNDLED_MODEL = "all-minilm-l6-v2"
 BUNDLED_NAMES = {BUNDLED_MODEL, f"sentence-transformers/{BUNDLED_MODEL}"}  # compared in lower case
@@ -91,6 +92,10 @@ class Engine(Protocol):
         """Tokenise each text behind the prompt. Rerank models take pairs, the others single texts."""
         ...
 
+    def shape(self, texts: int, longest: int) -> Shape:
+        """What is computed for so many texts, the longest of so many tokens: at least that."""
+        ...
+
     def run(self, batch: Sequence[Tokens]) -> Rows:
         """Compute one row for each text. Texts of like length cost least: the batch is padded to its longest.
 
@@ -124,6 +129,11 @@ def public_name(source: str) -> str:
     if source.lower() in BUNDLED_NAMES:
         return BUNDLED_MODEL
     return Path(source).resolve().name if Path(source).is_dir() else source
+
+
+def as_asked(texts: int, longest: int) -> Shape:
+    """For engines to which one shape is as good as another."""
+    return texts, longest
 
 
 def usable_cores() -> int:

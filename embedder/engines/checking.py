@@ -88,7 +88,8 @@ def compute_all(session: Session, texts: Sequence[Tokens], recipe: Recipe) -> Co
     rows: list[Computed] = []
     for start in range(0, len(order), BATCH_TEXTS):
         batch = [texts[place] for place in order[start : start + BATCH_TEXTS]]
-        rows.append(session.compute(padded(batch, recipe, multiple=session.multiple)).reshape(len(batch), -1).copy())
+        computed = session.compute(padded(batch, recipe, shape=session.shape))[: len(batch)]
+        rows.append(computed.reshape(len(batch), -1).copy())
     return np.concatenate(rows)[np.argsort(order)]
 
 
@@ -104,6 +105,6 @@ def seconds_taken(session: Session, texts: Sequence[Tokens], recipe: Recipe, *, 
         started = time.perf_counter()
         compute_all(session, mixed, recipe)
         for tokens in short:
-            session.compute(padded([tokens], recipe, multiple=session.multiple))
+            session.compute(padded([tokens], recipe, shape=session.shape))
         taken.append(time.perf_counter() - started)
     return min(taken)

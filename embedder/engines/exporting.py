@@ -137,7 +137,7 @@ def export_onnx(plain: Plain, directory: Path) -> None:
 
     module, example = traceable(plain)
     axes = {name: {0: "texts", 1: "tokens"} for name in plain.recipe.inputs}
-    with torch.inference_mode(), quiet():
+    with torch.inference_mode(), quiet(), plain_attention(plain.original.model):
         torch.onnx.export(  # pyright: ignore[reportUnknownMemberType]  # its types name an optional package
             module,
             example,
@@ -159,6 +159,29 @@ def export_onnx_int8(plain: Plain, directory: Path) -> None:
     with quiet():
         quantize_dynamic(full, directory / ONNX_FILE, weight_type=QuantType.QInt8, per_channel=True)
     full.unlink()
+
+
+@contextmanager
+def plain_attention(model: Any) -> Generator[None]:
+    """Attention as the matrix products that it is.
+
+    What torch's own function for it becomes guards each row against an empty mask, which costs ONNX Runtime 6 % at 64
+    tokens and 21 % at 256. (Its fused operator for attention is slower than either, up to 128 tokens.)
+    """
+    changed = [(part, part.config._attn_implementation) for part in transformers_of(model)]
+    for part, _ in changed:
+        part.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for part, implementation in changed:
+            part.set_attn_implementation(implementation)
+
+
+def transformers_of(model: Any) -> list[Any]:
+    from transformers import PreTrainedModel
+
+    return [part for part in model.modules() if isinstance(part, PreTrainedModel)]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from embedder.engines import Activation, ModelFacts, ModelSpec, Rows, Text, Tokens
+from embedder.engines import Activation, ModelFacts, ModelSpec, Rows, Shape, Text, Tokens
 from embedder.engines.exports import Recipe
 from embedder.engines.rows import Computed, as_rows
 from embedder.engines.tokenizing import Arrays, TextTokenizer, padded
@@ -13,7 +13,8 @@ class Session(Protocol):
     """A computation graph in some library, ready to run. `compute` is called from one thread at a time."""
 
     name: str
-    multiple: int  # of tokens, that long batches are padded to
+
+    def shape(self, texts: int, longest: int) -> Shape: ...
 
     def compute(self, arrays: Arrays) -> Computed:
         """One float32 row for each text. The answer may be overwritten by the next call."""
@@ -36,8 +37,11 @@ class TokenEngine:
     def tokenize(self, texts: Sequence[Text], *, prompt: str = "") -> list[Tokens]:
         return self._tokenizer.tokenize(texts, prompt=prompt)
 
+    def shape(self, texts: int, longest: int) -> Shape:
+        return self._session.shape(texts, longest)
+
     def run(self, batch: Sequence[Tokens]) -> Rows:
-        computed = self._session.compute(padded(batch, self._recipe, multiple=self._session.multiple))
+        computed = self._session.compute(padded(batch, self._recipe, shape=self.shape))[: len(batch)]
         return as_rows(computed, kind=self._recipe.kind, normalize=self._normalize, activation=self._activation)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,19 +1,18 @@
 """Texts to token ids with the `tokenizers` library alone, and token ids to the padded arrays a model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedder.engines import Text, Tokens
+from embedder.engines import Shape, Text, Tokens, as_asked
 from embedder.engines.exports import Recipe
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
 Arrays = dict[str, NDArray[np.int64]]
-SHORT = 32  # tokens; below it, padding costs more than it brings
 
 
 class TextTokenizer:
@@ -53,18 +52,13 @@ def behind_prompt(text: Text, prompt: str) -> Text:
     return (prompt + text[0], text[1]) if isinstance(text, tuple) else prompt + text
 
 
-def padded(batch: Sequence[Tokens], recipe: Recipe, *, multiple: int = 1) -> Arrays:
-    """The arrays the recipe names, int64 of shape (texts, tokens of the longest).
-
-    Beyond `SHORT` tokens the length is rounded up to the multiple, for kernels that are slow at other lengths.
-    """
-    longest = max(len(tokens.ids) for tokens in batch)
-    if longest > SHORT:
-        longest = -(-longest // multiple) * multiple
-    shape = (len(batch), longest)
-    ids = np.full(shape, recipe.pad_id, dtype=np.int64)
-    mask = np.zeros(shape, dtype=np.int64)
-    types = np.zeros(shape, dtype=np.int64)
+def padded(batch: Sequence[Tokens], recipe: Recipe, *, shape: Callable[[int, int], Shape] = as_asked) -> Arrays:
+    """The arrays the recipe names, int64 of the shape of so many texts. Rows beyond them are texts of one token."""
+    rows, longest = shape(len(batch), max(len(tokens.ids) for tokens in batch))
+    batch = [*batch, *[Tokens([recipe.pad_id], 1)] * (rows - len(batch))]
+    ids = np.full((rows, longest), recipe.pad_id, dtype=np.int64)
+    mask = np.zeros((rows, longest), dtype=np.int64)
+    types = np.zeros((rows, longest), dtype=np.int64)
     for row, tokens in enumerate(batch):
         length = len(tokens.ids)
         place = slice(longest - length, None) if recipe.padding_side == "left" else slice(length)

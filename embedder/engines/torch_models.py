@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from embedder.engines import Activation, Device, Kind, ModelFacts, ModelSpec, Rows, Text, Tokens, sources, usable_cores
+from embedder.engines import (
+    Activation,
+    Device,
+    Kind,
+    ModelFacts,
+    ModelSpec,
+    Rows,
+    Text,
+    Tokens,
+    as_asked,
+    sources,
+    usable_cores,
+)
 from embedder.engines.exports import Recipe
 from embedder.engines.rows import Computed, as_rows
 from embedder.engines.token_engine import facts_of, shorter
@@ -73,7 +85,7 @@ class Original:
 class TorchSession:
     """A plain transformer, run by torch on the arrays that the exported graphs take too."""
 
-    multiple = 1
+    shape = staticmethod(as_asked)
 
     def __init__(self, original: Original, *, name: str) -> None:
         self.name = name
@@ -90,6 +102,8 @@ class TorchSession:
 
 class TextEngine:
     """A model of any other make, run on the texts themselves: static or word embeddings, models with a task prompt."""
+
+    shape = staticmethod(as_asked)
 
     def __init__(self, original: Original, *, name: str, spec: ModelSpec) -> None:
         self.name = name

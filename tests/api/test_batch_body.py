@@ -43,6 +43,12 @@ def test_a_vector_is_read_as_numbers_side_by_side() -> None:
     assert chunk["embedding"].tolist() == [1.0, -2500.0]
 
 
+def test_a_body_without_lists_is_read() -> None:
+    read = BatchReader().read(b'{"embeddings":[{"content":"a","embedding":"AACAPw=="}]}')
+
+    assert read == {"embeddings": [{"content": "a", "embedding": "AACAPw=="}]}
+
+
 @pytest.mark.parametrize(
     "vector", ["[[1.0,2.0]]", "[1.0,[2.0]]", "[[1.0],[2.0]]", "[[1.0,2.0],[]]", "[true,1.0]", '["1.0"]', "[null]"]
 )

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from array import array
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,22 @@ def test_rows_are_of_one_size(vectors: Any) -> None:
     for different in ([], [rows[0], vectors.from_numbers([1.0])]):
         with pytest.raises(ValueError, match=r"."):
             vectors.as_rows(different)
+
+
+@BOTH
+def test_bytes_and_doubles_become_rows(vectors: Any) -> None:
+    floats = [np.array(row, dtype="<f4").tobytes() for row in ([1.5, -2.0], [0.0, 3.0])]
+    doubles = [memoryview(array("d", row)) for row in ([1.5, -2.0], [1e300, 3.0])]
+
+    assert [list(row) for row in vectors.rows_from_bytes(floats)] == [[1.5, -2.0], [0.0, 3.0]]
+    assert [list(row) for row in vectors.rows_from_doubles(doubles)] == [[1.5, -2.0], [math.inf, 3.0]]
+
+
+@BOTH
+@pytest.mark.parametrize("parts", [[], [b""], [b"", b""], [b"12345"] * 4, [b"1234", b"12345678"]])
+def test_bytes_that_are_no_rows_are_refused(vectors: Any, parts: list[bytes]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        vectors.rows_from_bytes(parts)
 
 
 @BOTH

@@ -16,6 +16,7 @@ import pytest
 from api.tables import migrations
 from tests.conftest import KEY, Serve, raw
 from tests.e2e.conftest import ANSWER, MASTER_KEY, QUESTION, ROOT, SECONDS, TEXTS, Stack
+from tests.installing import installing
 from tests.plpython import PlPython, plpython_server
 from tests.postgres_tools import run_script
 
@@ -51,8 +52,9 @@ class Database:
 @pytest.fixture(scope="module")
 def pgai() -> str:
     """The program, in an environment of its own."""
-    if not (ROOT / ".venv" / "pgai" / "bin" / "pgai").exists():
-        subprocess.run(["make", f"PYTHON={sys.executable}", ".venv/pgai"], cwd=ROOT, check=True)
+    with installing():
+        if not (ROOT / ".venv" / "pgai" / "bin" / "pgai").exists():
+            subprocess.run(["make", f"PYTHON={sys.executable}", ".venv/pgai"], cwd=ROOT, check=True)
     return str(ROOT / ".venv" / "pgai" / "bin" / "pgai")
 
 

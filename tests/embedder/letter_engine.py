@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.batching import Computed, Vector
-from embedder.engines import Engine, Kind, ModelFacts, ModelSpec, Rows, SparseVector, Text, Tokens
+from embedder.engines import Engine, Kind, ModelFacts, ModelSpec, Rows, SparseVector, Text, Tokens, as_asked
 
 WINDOW = 1000
 MOST_TEXTS = 256
@@ -51,6 +51,8 @@ class LetterEngine:
     def tokenize(self, texts: Sequence[Text], *, prompt: str = "") -> list[Tokens]:
         whole = [prompt + (text if isinstance(text, str) else "|".join(text)) for text in texts]
         return [Tokens([ord(character) for character in text[: self.facts.max_tokens]], len(text)) for text in whole]
+
+    shape = staticmethod(as_asked)
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))

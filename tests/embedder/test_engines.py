@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedder import engines
 from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
+from embedder.engines.openvino_session import int8_shape
 from embedder.engines.rows import normalized
 from embedder.engines.torch_models import open_original
 from embedder.engines.trial import choose_engine
@@ -150,6 +153,25 @@ def test_a_text_alone_and_among_256_gets_the_same_vector(load: Load, tiny_bert: 
 
     for place in range(0, 256, 17):
         assert np.allclose(vectors(loaded, [texts[place]])[0], together[place], atol=1e-5)
+
+
+def test_in_8_bits_a_batch_that_is_padded_with_texts_gives_the_same_vectors(load: Load, tiny_bert: Path) -> None:
+    loaded = load(tiny_bert, engine="openvino-int8")
+    texts = ["the cat sat", *["dog mat"] * 8]
+
+    together = vectors(loaded, texts)
+
+    assert int8_shape(9, 5)[0] > len(together) == 9
+    assert np.allclose(vectors(loaded, texts[:1])[0], together[0], atol=1e-5)
+
+
+@given(st.integers(1, 256), st.integers(1, 512))
+def test_in_8_bits_batches_have_few_shapes_and_hold_what_they_are_asked_to(texts: int, longest: int) -> None:
+    rows, columns = int8_shape(texts, longest)
+
+    assert texts <= rows <= texts * 3 / 2
+    assert longest <= columns < longest + 16
+    assert int8_shape(rows, columns) == (rows, columns)
 
 
 def test_rows_stay_what_they_are_when_the_engine_runs_again(load: Load, tiny_bert: Path) -> None:

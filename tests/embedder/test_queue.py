@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.engines import Tokens
+from embedder.engines.openvino_session import int8_shape
 from embedder.queue import PATIENCE, Entry, Job, Queue
 
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=30)
@@ -62,6 +63,27 @@ def test_a_batch_is_little_padding(request: list[int]) -> None:
     for batch in taken(queue):
         longest, shortest = max(entry.length for entry in batch), min(entry.length for entry in batch)
         assert longest - shortest <= longest // 2 + 32
+
+
+def test_queries_that_wait_together_are_computed_with_little_padding() -> None:
+    queue = queue_of(tokens=1024)
+    for length in [*range(9, 25)] * 4:
+        put(queue, [length])
+    batches = taken(queue)
+
+    assert sum(map(padded, batches)) < 1.12 * sum(entry.length for batch in batches for entry in batch)
+    assert len(batches) <= 6
+
+
+@given(lengths, st.integers(1, 1000))
+@settings(deadline=None)
+def test_no_batch_is_computed_larger_than_allowed(request: list[int], budget: int) -> None:
+    queue = Queue(max_batch_tokens=budget, max_batch_texts=1000, shape=int8_shape)
+    put(queue, request)
+
+    for batch in taken(queue):
+        rows, columns = int8_shape(len(batch), max(entry.length for entry in batch))
+        assert len(batch) == 1 or rows * columns <= budget
 
 
 def test_a_short_request_is_before_the_rest_of_a_long_one() -> None:

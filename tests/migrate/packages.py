@@ -5,16 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.installing import installing
+
 
 def installed(name: str, packages: str) -> Path:
     """A directory for `PYTHONPATH` with just these packages, which find what else they import among our own."""
     directory = Path(sys.prefix) / name
     complete = directory / "complete"
-    if not complete.exists() or complete.read_text() != packages:
-        shutil.rmtree(directory, ignore_errors=True)
-        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-        subprocess.run((*pip, "--target", directory, *packages.split()), check=True, capture_output=True)
-        complete.write_text(packages)
+    with installing():
+        if not complete.exists() or complete.read_text() != packages:
+            shutil.rmtree(directory, ignore_errors=True)
+            pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+            subprocess.run((*pip, "--target", directory, *packages.split()), check=True, capture_output=True)
+            complete.write_text(packages)
     return directory
 
 
