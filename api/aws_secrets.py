@@ -1,7 +1,5 @@
-"""One call of AWS's Secrets Manager, signed by hand: boto3 takes half a second to load, in every new environment."""
+"""One call of AWS's Secrets Manager, without boto3."""
 
-import hashlib
-import hmac
 import os
 import re
 from datetime import UTC, datetime
@@ -10,6 +8,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
+from api.aws_signature import signed_headers
 from api.errors import ConfigurationError
 
 SERVICE: Final = "secretsmanager"
@@ -43,35 +42,9 @@ def read(arn: str) -> dict[str, str]:
     return settings  # pyright: ignore[reportUnknownVariableType]  # looked at just now
 
 
-def signed_headers(endpoint: str, *, region: str, target: str, body: bytes, now: datetime) -> dict[str, str]:
-    """Headers of a POST with JSON to a service of AWS: Signature Version 4, by the credentials of the environment."""
-    try:
-        key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-    except KeyError as error:
-        raise ConfigurationError("QUIVER_SECRET_ARN is read with the credentials of a Lambda function.") from error
-    headers = {
-        "content-type": "application/x-amz-json-1.1",
-        "host": httpx.URL(endpoint).netloc.decode(),
-        "x-amz-date": f"{now:%Y%m%dT%H%M%SZ}",
-        "x-amz-target": target,
-    }
-    if token := os.environ.get("AWS_SESSION_TOKEN"):
-        headers["x-amz-security-token"] = token
-    names = ";".join(sorted(headers))
-    lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"POST\n/\n\n{lines}\n{names}\n{hashlib.sha256(body).hexdigest()}"
-    scope = f"{now:%Y%m%d}/{region}/{SERVICE}/aws4_request"
-    to_sign = f"AWS4-HMAC-SHA256\n{headers['x-amz-date']}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    signing_key = f"AWS4{secret}".encode()
-    for part in scope.split("/"):
-        signing_key = hmac.digest(signing_key, part.encode(), "sha256")
-    signature = hmac.digest(signing_key, to_sign.encode(), "sha256").hex()
-    authorization = f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={names}, Signature={signature}"
-    return {**headers, "authorization": authorization}
-
-
 def _call(endpoint: str, region: str, body: bytes) -> dict[str, Any]:
-    headers = signed_headers(endpoint, region=region, target=TARGET, body=body, now=datetime.now(UTC))
+    now = datetime.now(UTC)
+    headers = signed_headers(endpoint, service=SERVICE, region=region, target=TARGET, body=body, now=now)
     transport = httpx.HTTPTransport(retries=ATTEMPTS - 1)
     try:
         with httpx.Client(transport=transport, timeout=SECONDS) as client:

@@ -17,6 +17,7 @@ from api.tables import migrations
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+POOL_SIZE = 8  # at least, for what is done at once: four files, a table, an index and sweeps
 MARGIN_SECONDS = 3.0  # of an invocation's time, to close connections in
 
 
@@ -34,8 +35,9 @@ def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
 
 
 async def _drain(context: Context) -> int:
-    settings = lambda_environment.settings()
+    settings = lambda_environment.settings().past_the_pooler()
     _database_url(settings)
+    settings = settings.model_copy(update={"database_pool_size": max(settings.database_pool_size, POOL_SIZE)})
     # Opened anew each time, once a minute or so: then there are none that broke while the environment was frozen.
     resources = Resources.of(settings)
     await resources.database.open()

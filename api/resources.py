@@ -14,6 +14,7 @@ from api.tables.database import Database
 from api.tables.scope import Scope
 from api.tables.searches import KnownStores
 from api.vectors import Vector
+from api.wake import Wake
 
 EMBEDDER_BASE_URL = "http://localhost:8001"
 REST_SECONDS = 5.0  # a replica that failed is asked again after it; each try may take DATABASE_TIMEOUT_SECONDS
@@ -45,6 +46,7 @@ class Resources:
     proxy: Proxy
     metrics: Metrics
     known_stores: KnownStores
+    wake: Wake
     sparse_model: SparseModel | None = None  # None: none is configured
     sparse_queries: QueryVectors[Weights] | None = None
     replica: Replica | None = None
@@ -71,6 +73,7 @@ class Resources:
             proxy,
             metrics,
             KnownStores(),
+            Wake(settings.wake_queue_url),
             sparse_model=sparse_model,
             sparse_queries=sparse_queries,
             replica=None if url is None else Replica(Database(settings, url)),
@@ -99,6 +102,7 @@ class Resources:
             await self.sparse_model.close()
         await self.embeddings.close()
         await self.proxy.close()
+        await self.wake.close()
         await self.database.close()
         if self.replica is not None:
             await self.replica.database.close()

@@ -175,6 +175,12 @@ class Settings(BaseSettings):
         description="On AWS Lambda, a secret of Secrets Manager: a JSON object of settings by these names. The "
         "environment wins ([more](aws.md)).",
     )
+    wake_queue_url: str | None = Field(
+        default=None,
+        pattern="^https?://[^/]+/.",
+        description="On AWS Lambda, the URL of a queue of SQS that gets a message when there are files or tables to "
+        "take in, so that the worker need not wait for its schedule ([more](aws.md)).",
+    )
     quiver_development: bool = Field(
         default=False, description="Allow no key or a placeholder key. Never on a network others can reach."
     )

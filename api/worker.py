@@ -85,22 +85,22 @@ class _UntilDone(procrastinate.BaseRetryStrategy):
         )
 
 
-def create_queue(resources: Resources) -> procrastinate.App:
-    """The queue with every task that Quiver has."""
+def create_queue(resources: Resources, *, seconds: float | None = None) -> procrastinate.App:
+    """The queue with every task that Quiver has; `seconds` is the time of a worker that has only so much."""
     app = procrastinate.App(connector=queue.connector(resources.settings))
-    _add_ingestion(app, resources)
+    _add_ingestion(app, resources, seconds)
     _add_sweeps(app, resources)
     _add_keywords(app, resources)
     _add_sparse_vectors(app, resources)
-    _add_table_syncs(app, resources)
-    _add_vector_indexes(app, resources)
+    _add_table_syncs(app, resources, TABLE_SYNCS_SECONDS if seconds is None else seconds)
+    _add_vector_indexes(app, resources, seconds)
     return app
 
 
-def _add_ingestion(app: procrastinate.App, resources: Resources) -> None:
+def _add_ingestion(app: procrastinate.App, resources: Resources, seconds: float | None) -> None:
     @app.task(name=jobs.TASK, queue=jobs.QUEUE, retry=_UntilDone(), pass_context=False)
     async def ingest_file(vector_store_id: str, file_id: str) -> None:
-        await ingestion.ingest(resources, vector_store_id, file_id)
+        await ingestion.ingest(resources, vector_store_id, file_id, worker_seconds=seconds)
 
     @app.periodic(cron="* * * * * */10")
     @app.task(name="recover_jobs", queueing_lock="recover_jobs", pass_context=False)
@@ -175,11 +175,11 @@ def _add_sparse_vectors(app: procrastinate.App, resources: Resources) -> None:
         await sparse_vectors.sweep(resources)
 
 
-def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:
+def _add_table_syncs(app: procrastinate.App, resources: Resources, seconds: float) -> None:
     @app.periodic(cron="* * * * * */1")
     @app.task(name="sync_tables", queue=TABLE_SYNCS, queueing_lock="sync_tables", pass_context=False)
     async def sync_tables(timestamp: int) -> None:
-        if count := await table_sync_work.work(resources, seconds=TABLE_SYNCS_SECONDS):
+        if count := await table_sync_work.work(resources, seconds=seconds):
             log.info("tables_synced", rows=count)
 
     @app.periodic(cron="* * * * *")
@@ -189,7 +189,7 @@ def _add_table_syncs(app: procrastinate.App, resources: Resources) -> None:
             log.info("table_sync_dropped", table_sync=id)
 
 
-def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
+def _add_vector_indexes(app: procrastinate.App, resources: Resources, seconds: float | None) -> None:
     @app.periodic(cron="* * * * *")
     @app.task(
         name="care_for_vector_indexes",
@@ -199,7 +199,7 @@ def _add_vector_indexes(app: procrastinate.App, resources: Resources) -> None:
         pass_context=False,
     )
     async def care_for_vector_indexes(timestamp: int) -> None:
-        await vector_indexes.care(resources)
+        await vector_indexes.care(resources, seconds=seconds)
 
     @app.periodic(cron="47 * * * *")
     @app.task(name="count_vector_indexes", queueing_lock="count_vector_indexes", pass_context=False)
@@ -238,11 +238,11 @@ async def run(settings: Settings) -> None:
 async def drain(resources: Resources, *, seconds: float) -> int:
     """Do what is due, sweeps included, and answer with how many files are left for another time.
 
-    A job that is under way at the end of the time is handed back and done anew. Vector indexes are left alone: a build
-    that is interrupted begins from nothing.
+    A job that is under way at the end of the time is handed back and done anew.
     """
-    deadline = time.monotonic() + seconds - SHUTDOWN_SECONDS
-    app = create_queue(resources)
+    seconds = max(seconds - SHUTDOWN_SECONDS, 0)
+    deadline = time.monotonic() + seconds
+    app = create_queue(resources, seconds=seconds)
     running = _Running()
     work = partial(_work, app, resources.metrics, listens=False, poll_seconds=DRAIN_LOOK_SECONDS, running=running)
     async with app.open_async():
@@ -250,7 +250,8 @@ async def drain(resources: Resources, *, seconds: float) -> int:
         await sweeps.defer_jobs(sweeps.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]
         stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
         at_once = resources.settings.worker_concurrency
-        await _until_stopped([work(jobs.QUEUE, at_once=at_once), work(SWEEPS, at_once=SWEEPS_AT_ONCE)], stop)
+        places = {jobs.QUEUE: at_once, SWEEPS: SWEEPS_AT_ONCE, TABLE_SYNCS: 1, INDEXES: 1}
+        await _until_stopped([work(name, at_once=number) for name, number in places.items()], stop)
     async with resources.database.connection() as connection:
         return await jobs.count_due(connection, [jobs.QUEUE])
 
@@ -265,7 +266,7 @@ class _Running:
 async def _until_nothing_is_due(resources: Resources, running: _Running, deadline: float) -> None:
     while time.monotonic() < deadline:
         async with resources.database.connection() as connection:
-            due = await jobs.count_due(connection, [jobs.QUEUE, SWEEPS])
+            due = await jobs.count_due(connection, [jobs.QUEUE, SWEEPS, TABLE_SYNCS, INDEXES])
         if not due and not running.jobs:
             return
         await asyncio.sleep(DRAIN_LOOK_SECONDS)

@@ -26,6 +26,7 @@ from tests.servers import Server
 
 KEY = "sk-quiver-test-0123456789"
 TEMPLATE = "quiver_template"
+LAMBDAS_AT_ONCE = 8
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncOpenAI]]
 
@@ -154,9 +155,10 @@ def server(settings: dict[str, Any]) -> Iterator[Server]:
 async def _serve_from_lambda(directory: Path, **settings: Any) -> AsyncGenerator[AsyncOpenAI]:
     environment = lambda_environments.as_environment(settings)
     with lambda_environments.running_function(
-        "api.lambda_handler.handler", environment, directory, concurrency=8
+        "api.lambda_handler.handler", environment, directory, concurrency=LAMBDAS_AT_ONCE
     ) as function:
-        async with _client(httpx.AsyncHTTPTransport(), function.base_url) as client:
+        limits = httpx.Limits(max_connections=LAMBDAS_AT_ONCE)  # what is more is throttled there, and waits here
+        async with _client(httpx.AsyncHTTPTransport(limits=limits), function.base_url) as client:
             yield client
 
 

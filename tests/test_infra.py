@@ -96,6 +96,16 @@ def test_compose_names_settings_that_exist_and_secrets_that_the_example_has(comp
     assert set(compose["x-quiver"]) - {"PGPASSWORD"} - SETTINGS == set()
 
 
+def test_the_functions_on_lambda_have_settings_that_exist() -> None:
+    template = (ROOT / "infra" / "aws" / "template.yaml").read_text()
+    [variables] = re.findall(r"Variables:\n((?:        +\w+: .*\n)+)", template)
+    [secret] = re.findall(r"SecretString: !Sub\n\s+- '(\{.*\})'\n", template)
+    named = {*re.findall(r"^ +(\w+):", variables, re.MULTILINE), *json.loads(secret)}
+
+    assert named - SETTINGS == set()
+    assert {"DATABASE_URL", "SERVER_API_KEY", "FILES_DIR", "WAKE_QUEUE_URL"} <= named
+
+
 def test_the_images_leave_no_room_for_secrets_of_the_machine() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
 

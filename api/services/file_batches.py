@@ -33,7 +33,9 @@ async def create(resources: Resources, vector_store_id: str, request: CreateFile
             max_files=resources.settings.max_files_per_store,
             batch_id=id,
         )
-        return await _get_on(connection, vector_store_id, id)
+        batch = await _get_on(connection, vector_store_id, id)
+    await resources.wake.send()
+    return batch
 
 
 async def get(resources: Resources, vector_store_id: str, id: str) -> FileBatch:

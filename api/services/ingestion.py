@@ -36,10 +36,19 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 EMBED_TEXTS = 32
 EMBED_RETRY_SECONDS = 60  # for one call, so that a short absence of the proxy does not cost the work done so far
 
+# On AWS Lambda a worker ends after some minutes. A file that had most of them so often takes longer than one has.
+MAX_CUT_OFFS = 3
+CUT_OFF_SHARE = 0.5
+
 MAX_STARTS = 20  # killed that often in the middle, it is not the workers' fault
 MAX_EXTRACTIONS = 3  # a process that the system killed for want of memory may have been another's fault
 
 TEXT_PIECE_CHARACTERS = 256 * 1024
+
+TOO_LONG_FOR_LAMBDA = (
+    "The file takes longer than an invocation of AWS Lambda may: run `quiver worker` in a container, and put the file "
+    "into the vector store again."
+)
 
 UNAVAILABLE = (EmbeddingUnavailable, EmbeddingTimeout)
 
@@ -48,10 +57,12 @@ class _Superseded(Exception):
     """The file was cancelled, taken out or put in anew meanwhile."""
 
 
-async def ingest(resources: Resources, vector_store_id: str, file_id: str) -> None:
+async def ingest(
+    resources: Resources, vector_store_id: str, file_id: str, *, worker_seconds: float | None = None
+) -> None:
     """Bring a waiting file into its store, or note why it cannot be.
 
-    Does nothing for a file that nobody waits for.
+    Does nothing for a file that nobody waits for. `worker_seconds` is the time of a worker that has only so much.
 
     Raises:
         ApiError: something is away that may come back; try again later.
@@ -71,9 +82,10 @@ async def ingest(resources: Resources, vector_store_id: str, file_id: str) -> No
             await _complete(resources, vector_store_id, ChunkedFile(file_id, filename, None), claim, spool)
         resources.metrics.count_file("completed", chunks=spool.chunks)
         log.info("file_ingested", **facts, chunks=spool.chunks, seconds=round(time.monotonic() - started, 3))
-    except asyncio.CancelledError:  # this worker stops, which is not the file's fault
+    except asyncio.CancelledError:  # this worker stops
+        is_cut_off = bool(worker_seconds) and time.monotonic() - started >= CUT_OFF_SHARE * worker_seconds
         with suppress(ApiError):
-            await _release(resources, vector_store_id, file_id, claim)
+            await _interrupt(resources, vector_store_id, file_id, claim, is_cut_off=is_cut_off)
         raise
     except _Superseded:
         resources.metrics.count_file("superseded")
@@ -234,6 +246,18 @@ async def _fail(resources: Resources, vector_store_id: str, file_id: str, claim:
             usage_bytes=-there["usage_bytes"],
             dimension=None,
         )
+
+
+async def _interrupt(
+    resources: Resources, vector_store_id: str, file_id: str, claim: Claim, *, is_cut_off: bool
+) -> None:
+    """Leave the file to another worker; one that was cut off once too often is given up."""
+    if not is_cut_off:
+        await _release(resources, vector_store_id, file_id, claim)
+    elif claim["starts"] >= MAX_CUT_OFFS:
+        log.warning("file_failed", vector_store_id=vector_store_id, file_id=file_id, message=TOO_LONG_FOR_LAMBDA)
+        last_error: LastError = {"code": "server_error", "message": TOO_LONG_FOR_LAMBDA}
+        await _fail(resources, vector_store_id, file_id, claim, last_error)
 
 
 async def _release(resources: Resources, vector_store_id: str, file_id: str, claim: Claim) -> None:

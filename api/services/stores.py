@@ -68,7 +68,9 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
             return store
         max_files = resources.settings.max_files_per_store
         await attachments.attach(connection, table, id, new, param="file_ids", max_files=max_files)
-        return await get_on(connection, id)
+        store = await get_on(connection, id)
+    await resources.wake.send()
+    return store
 
 
 async def list_page(resources: Resources, query: PageQuery) -> VectorStorePage:

@@ -108,6 +108,7 @@ async def declare(resources: Resources, values: dict[str, Any], *, is_partitione
                 await table_syncs.insert(connection, values)
                 sync = await get_on(connection, id)
                 await source_tables.watch(connection, id, source_of(sync), is_partitioned=is_partitioned)
+    await resources.wake.send()
     return await get(resources, id)
 
 

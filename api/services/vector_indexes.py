@@ -3,6 +3,7 @@
 Searches are right at every moment of it: what no index has is searched exactly.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -19,12 +20,13 @@ from api.tables.vector_index import BuildFailed, Due, Known, Planned
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_SEGMENT_CHUNKS = 2_000_000  # a longer build would keep all other stores waiting
+SMALL_SEGMENT_CHUNKS = 50_000  # built within a minute or so, and in PostgreSQL's usual 64 MB if of 384 dimensions
 REBUILT_SHARE = 0.2  # of a segment's chunks deleted: searches and VACUUM stumble over them
 DROPPED_SHARE = 0.25  # of the chunks that a large store has; one that has become so small is searched exactly
 
 
-async def care(resources: Resources) -> int:
-    """Do all that is due, for all stores.
+async def care(resources: Resources, *, seconds: float | None = None) -> int:
+    """Do all that is due, for all stores; where there are only some seconds, by small builds that end within them.
 
     Returns:
         How many indexes were built.
@@ -33,11 +35,20 @@ async def care(resources: Resources) -> int:
     if not table.has_seq:
         return 0
     settings = resources.settings.vector_index
+    max_chunks = MAX_SEGMENT_CHUNKS if seconds is None else max(SMALL_SEGMENT_CHUNKS, settings.min_chunks)
+    # What begins in the first half of the time, and may take the other half, is done at its end.
+    half = None if seconds is None else seconds / 2
+    started = time.monotonic()
     async with resources.database.session() as connection:
-        if not await vector_index.start(connection, table, memory_mb=settings.memory_mb, workers=settings.workers):
+        if not await vector_index.start(
+            connection, table, memory_mb=settings.memory_mb, workers=settings.workers, timeout_seconds=half
+        ):
             return 0
         built = 0
-        while (segment := await _next(resources, connection, table)) is not None:
+        while half is None or time.monotonic() - started < half:
+            segment = await _next(resources, connection, table, max_chunks=max_chunks)
+            if segment is None:
+                break
             built += await _build(connection, table, segment)
         return built
 
@@ -89,19 +100,20 @@ async def get(resources: Resources, id: str) -> VectorStoreIndex:
     }
 
 
-async def _next(resources: Resources, connection: Connection, table: ChunkTable) -> Planned | None:
+async def _next(resources: Resources, connection: Connection, table: ChunkTable, *, max_chunks: int) -> Planned | None:
     """Put the books in order, and choose what to build; None: nothing is due."""
     for segments in _by_store(await _list_known(resources, connection, table)):
         await _settle(connection, segments)
     for stray in await vector_index.list_stray(connection, table):
         await vector_index.drop(connection, table, stray)
     known = await _list_known(resources, connection, table)
-    begun = next((segment for segment in known if not segment["is_ready"] and not segment["is_paused"]), None)
+    unfinished = [segment for segment in known if not segment["is_ready"] and not segment["is_paused"]]
+    begun = next((segment for segment in unfinished if segment["chunk_count"] <= max_chunks), None)
     if begun is not None:
         return begun
     min_chunks = resources.settings.vector_index.min_chunks
-    due = await vector_index.list_due(connection, table, min_chunks=min_chunks, max_chunks=MAX_SEGMENT_CHUNKS)
-    renewed = [merged for segments in _by_store(known) if (merged := renewed_segment(segments)) is not None]
+    due = await vector_index.list_due(connection, table, min_chunks=min_chunks, max_chunks=max_chunks)
+    renewed = [merged for segments in _by_store(known) if (merged := renewed_segment(segments, max_chunks)) is not None]
     chosen = due[:1] or sorted(renewed, key=lambda segment: segment["chunk_count"])[:1]
     return await vector_index.plan(connection, chosen[0]) if chosen else None
 
@@ -157,7 +169,7 @@ def dropped_segments(segments: Sequence[Known]) -> list[int]:
     return [segment["id"] for segment in segments if segment["living_count"] == 0]
 
 
-def renewed_segment(segments: Sequence[Known]) -> Due | None:
+def renewed_segment(segments: Sequence[Known], max_chunks: int = MAX_SEGMENT_CHUNKS) -> Due | None:
     """What of a store is to be indexed anew: young segments as one, or one of which much was deleted.
 
     Segments are merged from the youngest on, as long as each is no larger than those after it together: a store has a
@@ -168,14 +180,15 @@ def renewed_segment(segments: Sequence[Known]) -> Due | None:
     merged: list[Known] = []
     chunks = 0
     for segment in reversed([segment for segment in segments if segment["until_seq"] is not None]):
-        if merged and (segment["living_count"] > chunks or chunks + segment["living_count"] > MAX_SEGMENT_CHUNKS):
+        if merged and (segment["living_count"] > chunks or chunks + segment["living_count"] > max_chunks):
             break
         merged.append(segment)
         chunks += segment["living_count"]
     if len(merged) > 1:
         return _range(merged[-1], merged[0], chunks)
     worn = (one for one in segments if one["living_count"] < (1 - REBUILT_SHARE) * one["chunk_count"])
-    return next((_range(segment, segment, segment["living_count"]) for segment in worn), None)
+    chosen = next((segment for segment in worn if segment["living_count"] <= max_chunks), None)
+    return None if chosen is None else _range(chosen, chosen, chosen["living_count"])
 
 
 def _range(first: Known, last: Known, chunks: int) -> Due:

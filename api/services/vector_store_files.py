@@ -30,7 +30,9 @@ async def create(resources: Resources, vector_store_id: str, request: CreateVect
         await hold_unexpired(connection, vector_store_id)
         max_files = resources.settings.max_files_per_store
         await attachments.attach(connection, table, vector_store_id, [new], param="file_id", max_files=max_files)
-        return await _get_on(connection, vector_store_id, request.file_id)
+        file = await _get_on(connection, vector_store_id, request.file_id)
+    await resources.wake.send()
+    return file
 
 
 async def list_page(

@@ -44,10 +44,11 @@ WHERE status IN ('todo', 'doing') GROUP BY queue_name, status
 """
 
 
-# A job that waits for another try is not due before that.
+# A job that waits for another try is not due before that, nor one before the end of another that has its lock.
 COUNT_DUE = """
-SELECT count(*) AS due FROM procrastinate_jobs
+SELECT count(*) AS due FROM procrastinate_jobs AS job
 WHERE status = 'todo' AND queue_name = ANY(%(queues)s) AND (scheduled_at IS NULL OR scheduled_at <= now())
+  AND NOT EXISTS (SELECT FROM procrastinate_jobs AS other WHERE other.lock = job.lock AND other.status = 'doing')
 """
 
 

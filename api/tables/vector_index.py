@@ -38,7 +38,7 @@ FROM pg_class WHERE oid = %(table)s::regclass
 """
 
 TUNE = """
-SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
+SELECT set_config('statement_timeout', %(timeout)s, false), set_config('lock_timeout', '0', false),
        set_config('max_parallel_maintenance_workers', %(workers)s, false),
        CASE WHEN %(memory)s::text IS NOT NULL THEN set_config('maintenance_work_mem', %(memory)s, false) END
 """
@@ -215,8 +215,18 @@ class Made(TypedDict):
     created_at: int
 
 
-async def start(connection: Connection, table: ChunkTable, *, memory_mb: int | None, workers: int) -> bool:
-    """Make the connection the one that builds. False: another one is, or there can be no indexes on this table."""
+async def start(
+    connection: Connection,
+    table: ChunkTable,
+    *,
+    memory_mb: int | None,
+    workers: int,
+    timeout_seconds: float | None = None,
+) -> bool:
+    """Make the connection the one that builds, each index in as much time as it takes unless that is given.
+
+    False: another one is, or there can be no indexes on this table.
+    """
     row = await (await connection.execute(IS_POSSIBLE, _of(connection, table))).fetchone()
     if row is None or not row["is_possible"]:
         return False
@@ -224,7 +234,8 @@ async def start(connection: Connection, table: ChunkTable, *, memory_mb: int | N
     assert row is not None  # a function always answers
     if row["is_locked"]:
         memory = None if memory_mb is None else f"{memory_mb}MB"
-        await connection.execute(TUNE, {"workers": str(workers), "memory": memory})
+        timeout = 0 if timeout_seconds is None else max(round(timeout_seconds * 1000), 1)
+        await connection.execute(TUNE, {"workers": str(workers), "memory": memory, "timeout": str(timeout)})
     return row["is_locked"]
 
 

@@ -105,7 +105,7 @@ RETURNING created_at, starts, chunking_strategy, extract(epoch FROM now() - crea
 """
 
 RELEASE = """
-UPDATE vector_store_files SET starts = 0
+UPDATE vector_store_files SET starts = greatest(starts - 1, 0)
 WHERE vector_store_id = %(vector_store_id)s AND file_id = %(file_id)s AND created_at = %(created_at)s
 """
 

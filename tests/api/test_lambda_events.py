@@ -16,10 +16,14 @@ import botocore.credentials
 import httpx
 import psycopg
 import pytest
+from openai import NotFoundError
+from structlog.testing import capture_logs
 
-from api import aws_secrets
+from api import aws_secrets, wake
+from api.aws_signature import signed_headers
 from api.errors import ConfigurationError
-from tests.conftest import KEY
+from tests.api.synced_tables import ARTICLES, declare, execute
+from tests.conftest import KEY, Serve, raw
 from tests.fake_embedder import FakeEmbedder
 from tests.processes import free_port, running
 
@@ -141,8 +145,8 @@ async def test_an_event_brings_the_tables_up_to_date(environment: dict[str, str]
 
 
 @pytest.fixture
-def secrets(tmp_path: Path) -> Iterator[str]:
-    """Secrets Manager, as moto has it."""
+def aws(tmp_path: Path) -> Iterator[str]:
+    """Secrets Manager and SQS, as moto has them."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with running(command, env={}, health=address, log=tmp_path / "moto.log"):
@@ -155,6 +159,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         "ACCESS_KEY_ID": "AKIDEXAMPLE",
         "SECRET_ACCESS_KEY": "secret",
         "SESSION_TOKEN": "token",
+        "REGION": REGION,
     }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
 
@@ -162,19 +167,24 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def create_secret(endpoint: str, value: str) -> str:
     body = json.dumps({"Name": "quiver", "SecretString": value}).encode()
     target = "secretsmanager.CreateSecret"
-    headers = aws_secrets.signed_headers(endpoint, region=REGION, target=target, body=body, now=datetime.now(UTC))
-    return httpx.post(endpoint, content=body, headers=headers).raise_for_status().json()["ARN"]
+    return call(endpoint, "secretsmanager", target, body)["ARN"]
+
+
+def call(endpoint: str, service: str, target: str, body: bytes) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    headers = signed_headers(endpoint, service=service, region=REGION, target=target, body=body, now=now)
+    return httpx.post(endpoint, content=body, headers=headers).raise_for_status().json()
 
 
 async def test_settings_come_out_of_a_secret_unless_the_environment_has_them(
-    environment: dict[str, str], secrets: str, credentials: None
+    environment: dict[str, str], aws: str, credentials: None
 ) -> None:
     secret = {"DATABASE_URL": environment.pop("DATABASE_URL"), "SERVER_API_KEY": "another key that is long"}
     environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    environment |= {"QUIVER_SECRET_ARN": create_secret(secrets, json.dumps(secret))}
+    environment |= {"QUIVER_SECRET_ARN": create_secret(aws, json.dumps(secret))}
 
     (answer,) = await invoke(
-        environment | {"AWS_ENDPOINT_URL_SECRETS_MANAGER": secrets}, http_api("GET", "/v1/vector_stores")
+        environment | {"AWS_ENDPOINT_URL_SECRETS_MANAGER": aws}, http_api("GET", "/v1/vector_stores")
     )
 
     assert answer["statusCode"] == 200
@@ -182,18 +192,18 @@ async def test_settings_come_out_of_a_secret_unless_the_environment_has_them(
 
 @pytest.mark.parametrize("value", ["text", "[]", '{"PORT": 1}'])
 def test_a_secret_that_is_no_object_of_texts_is_refused(
-    secrets: str, credentials: None, monkeypatch: pytest.MonkeyPatch, value: str
+    aws: str, credentials: None, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", aws)
 
     with pytest.raises(ConfigurationError, match="JSON object of texts"):
-        aws_secrets.read(create_secret(secrets, value))
+        aws_secrets.read(create_secret(aws, value))
 
 
 def test_a_secret_that_is_not_there_is_told_by_name(
-    secrets: str, credentials: None, monkeypatch: pytest.MonkeyPatch
+    aws: str, credentials: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", aws)
 
     with pytest.raises(ConfigurationError, match="ResourceNotFoundException"):
         aws_secrets.read(f"arn:aws:secretsmanager:{REGION}:123456789012:secret:none")
@@ -203,15 +213,66 @@ def test_a_secret_that_is_not_there_is_told_by_name(
 
 def test_a_call_is_signed_as_aws_signs_it(credentials: None) -> None:
     endpoint, body, now = f"https://secretsmanager.{REGION}.amazonaws.com", b'{"SecretId": "x"}', datetime.now(UTC)
-    ours = aws_secrets.signed_headers(endpoint, region=REGION, target=aws_secrets.TARGET, body=body, now=now)
+    target, service = aws_secrets.TARGET, aws_secrets.SERVICE
+    ours = signed_headers(endpoint, service=service, region=REGION, target=target, body=body, now=now)
     unsigned = {name: ours[name] for name in ("content-type", "x-amz-target")}
     request: Any = botocore.awsrequest.AWSRequest("POST", f"{endpoint}/", unsigned, body)
     request.context["timestamp"] = ours["x-amz-date"]
     request.headers["X-Amz-Date"] = ours["x-amz-date"]
     request.headers["X-Amz-Security-Token"] = "token"
     keys = botocore.credentials.Credentials("AKIDEXAMPLE", "secret", "token")
-    signer: Any = botocore.auth.SigV4Auth(keys, aws_secrets.SERVICE, REGION)
+    signer: Any = botocore.auth.SigV4Auth(keys, service, REGION)
 
     theirs = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
 
     assert ours["authorization"].endswith(f"Signature={theirs}")
+
+
+def create_queue(endpoint: str) -> str:
+    return call(endpoint, "sqs", "AmazonSQS.CreateQueue", b'{"QueueName": "wake"}')["QueueUrl"]
+
+
+def count_messages(endpoint: str, queue_url: str) -> int:
+    body = json.dumps({"QueueUrl": queue_url, "AttributeNames": ["ApproximateNumberOfMessages"]}).encode()
+    return int(call(endpoint, "sqs", "AmazonSQS.GetQueueAttributes", body)["Attributes"]["ApproximateNumberOfMessages"])
+
+
+async def test_files_and_tables_that_come_in_wake_the_worker(
+    aws: str, credentials: None, serve: Serve, settings: dict[str, Any], database: str
+) -> None:
+    queue_url = create_queue(aws)
+    await execute(database, ARTICLES)
+    async with serve(**settings, wake_queue_url=queue_url) as client:
+        file = (await client.files.create(file=("a.txt", b"text"), purpose="assistants")).id
+        store = (await client.vector_stores.create()).id
+        with pytest.raises(NotFoundError):
+            await client.vector_stores.files.create(store, file_id="file-none")
+        before = count_messages(aws, queue_url)
+        await client.vector_stores.create(file_ids=[file])
+        await client.vector_stores.files.create(store, file_id=file)
+        await client.vector_stores.file_batches.create(store, file_ids=[file])
+        await declare(raw(client))
+
+    assert (before, count_messages(aws, queue_url)) == (0, 4)
+
+
+@pytest.mark.parametrize("has_credentials", [True, False])
+async def test_a_worker_that_cannot_be_woken_fails_no_request(
+    serve: Serve, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, has_credentials: bool
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")[: 2 * has_credentials]:
+        monkeypatch.setenv(name, "x")
+    async with serve(**settings, wake_queue_url="http://127.0.0.1:9/123456789012/wake") as client:
+        file = (await client.files.create(file=("a.txt", b"text"), purpose="assistants")).id
+        with capture_logs() as lines:
+            store = await client.vector_stores.create(file_ids=[file])
+
+    assert store.file_counts.in_progress == 1
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["wake_failed"]
+
+
+def test_a_queue_is_called_in_its_region(credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+
+    assert wake.region_of("https://sqs.eu-central-1.amazonaws.com/123456789012/wake") == "eu-central-1"
+    assert wake.region_of("http://127.0.0.1:5000/123456789012/wake") == "us-west-2"

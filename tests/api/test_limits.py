@@ -114,7 +114,11 @@ async def test_a_store_has_so_many_files(limited: AsyncOpenAI) -> None:
     answers = await asyncio.gather(
         *(raw(limited).post(f"{STORES}/{store.id}/files", json={"file_id": file}) for file in files)
     )
+    refused = next(answer for answer in answers if answer.status_code != 200)
+
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
+    assert error(refused) == (429, "rate_limit_error", "quota_exceeded")
+    assert "retry-after" in refused.headers
     assert (await limited.vector_stores.retrieve(store.id)).file_counts.total == 2
 
 

@@ -3,18 +3,19 @@
 import asyncio
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from tests.conftest import KEY, Serve, raw
 from tests.fake_embedder import FakeEmbedder
-from tests.processes import free_port
+from tests.processes import free_port, running
 from tests.working import worker_process
 
 SEARCH = "/vector_stores/{vector_store_id}/search"
@@ -159,3 +160,47 @@ async def until_counted(http: httpx.AsyncClient, sample: Any, value: float) -> d
         while (counted := await numbers(http)).get(sample, 0) < value:  # noqa: ASYNC110  # the worker counts
             await asyncio.sleep(0.05)
     return counted
+
+
+async def test_the_logs_of_the_processes_are_json_and_have_neither_keys_nor_texts(
+    settings: dict[str, Any], embedder: FakeEmbedder, tmp_path: Path
+) -> None:
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    environment = {
+        "DATABASE_URL": settings["database_url"],
+        "SERVER_API_KEY": KEY,
+        "EMBEDDING__BASE_URL": embedder.base_url,
+        "EMBEDDING__API_KEY": "sk-of-the-proxy",
+        "FILES_DIR": str(settings["files_dir"]),
+        "PORT": str(port),
+        "LOG_LEVEL": "debug",
+    }
+    command = [sys.executable, "-m", "api.cli", "api"]
+    with running(command, env=environment, health=f"{address}/health", log=tmp_path / "api.log"):
+        async with AsyncOpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client:
+            key = (await client.post("/keys", body={"name": "a", "role": "write"}, cast_to=httpx.Response)).json()
+            store = await use_everything(client.with_options(api_key=key["value"]))
+        async with worker_process(environment, tmp_path), asyncio.timeout(30):
+            while (tmp_path / "worker.log").read_text().count("file_ingested") < 1:  # noqa: ASYNC110  # it works
+                await asyncio.sleep(0.05)
+
+    log = (tmp_path / "api.log").read_text() + (tmp_path / "worker.log").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    search = next(line for line in lines if line.get("path", "").endswith("/search"))
+    assert {"request_id", "method", "status", "milliseconds", "timestamp", "level"} <= search.keys()
+    assert (search["vector_store_id"], search["api_key_id"]) == (store, key["id"])
+    assert min(search["embed_milliseconds"], search["sql_milliseconds"]) > 0
+    assert [secret for secret in (KEY, key["value"], "sk-of-the-proxy", "nobody") if secret in log] == []
+
+
+async def use_everything(client: AsyncOpenAI) -> str:
+    """Put texts in that nobody may read, and ask for them, in ways that succeed and that fail."""
+    file = await client.files.create(file=("a.txt", b"A text that nobody may read."), purpose="assistants")
+    store = (await client.vector_stores.create(file_ids=[file.id])).id
+    url = f"/vector_stores/{store}/embeddings"
+    await client.post(url, body={"content": "nobody may read it"}, cast_to=object)
+    await client.vector_stores.search(store, query="nobody?")
+    for body in ({"content": "nobody", "embedding": [1.0]}, {"content": "nobody", "colour": "nobody"}):
+        with pytest.raises(BadRequestError):
+            await client.post(url, body=body, cast_to=object)
+    return store

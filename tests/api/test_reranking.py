@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from api.services import keywords
 from tests.conftest import Serve, raw
@@ -120,6 +121,15 @@ async def test_the_rerank_model_has_the_last_word(quiver: AsyncOpenAI, store: st
     assert models.calls == [
         {"model": RERANKER, "query": "boat", "documents": [TEXTS[id] for id in ("short", "middle", "long")], "top_n": 3}
     ]
+
+
+async def test_the_log_tells_how_long_reranking_took(quiver: AsyncOpenAI, store: str, models: FakeModels) -> None:
+    models.delay_seconds = 0.05
+    with capture_logs() as lines:
+        await search(quiver, store)
+
+    [line] = [line for line in lines if line["event"] == "request"]
+    assert line["rerank_milliseconds"] > 0
 
 
 async def test_only_the_best_candidates_are_reranked(quiver: AsyncOpenAI, store: str) -> None:

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI, BadRequestError
 from openai.types import Upload
 
 from api.services import files, uploads
+from tests.lambda_environments import not_on_lambda
 from tests.working import opened
 
 CONTENT = b"first, second"
@@ -195,6 +196,7 @@ async def test_an_expired_upload_takes_nothing_and_its_parts_are_swept(
     assert [path.name for path in kept(blobs)] == [waiting]
 
 
+@not_on_lambda
 async def test_a_part_has_a_limit(openai: AsyncOpenAI, http: httpx.AsyncClient, blobs: Path) -> None:
     upload = await create(openai, 70_000_000)
 

@@ -570,6 +570,13 @@ def test_nothing_is_merged_while_a_segment_is_not_ready() -> None:
     assert renewed_segment([segment(0, 10), segment(1, 10, is_ready=False)]) is None
 
 
+def test_a_worker_with_little_time_renews_no_more_than_it_can_build() -> None:
+    sizes = [segment(0, 1000, living=500), segment(1, 20), segment(2, 10), segment(3, 10)]
+    renewed, worn = renewed_segment(sizes, 30), renewed_segment(sizes[:1], 30)
+
+    assert (renewed and renewed["chunk_count"], worn) == (20, None)
+
+
 def test_a_merged_segment_has_the_whole_range() -> None:
     renewed = renewed_segment([segment(0, 10, after_seq=None), segment(1, 10)])
 

@@ -17,6 +17,9 @@ locals {
   bucket       = "${var.name}-files-${data.aws_caller_identity.current.account_id}"
   proxy_url    = local.has_database ? "postgresql://quiver:${random_password.database[0].result}@${aws_db_proxy.this[0].endpoint}:5432/quiver?sslmode=require&pgbouncer=true" : ""
 
+  # Past the proxy, for locks that last: those of the worker and of migrations.
+  direct_url = local.has_database ? "postgresql://quiver:${random_password.database[0].result}@${aws_db_instance.this[0].address}:5432/quiver?sslmode=require" : ""
+
   functions = {
     api = {
       handler     = "api.lambda_handler.handler"
@@ -35,6 +38,7 @@ locals {
   variables = {
     QUIVER_SECRET_ARN   = aws_secretsmanager_secret.settings.arn
     FILES_DIR           = "s3://${local.bucket}/files"
+    WAKE_QUEUE_URL      = aws_sqs_queue.wake.url
     EMBEDDING__BASE_URL = var.embedding_base_url
     EMBEDDING__MODEL    = var.embedding_model
   }
@@ -116,6 +120,7 @@ resource "aws_iam_role_policy" "access" {
       },
       { Effect = "Allow", Action = "s3:ListBucket", Resource = aws_s3_bucket.files.arn },
       { Effect = "Allow", Action = "secretsmanager:GetSecretValue", Resource = aws_secretsmanager_secret.settings.arn },
+      { Effect = "Allow", Action = "sqs:SendMessage", Resource = aws_sqs_queue.wake.arn },
     ]
   })
 }
@@ -289,8 +294,9 @@ resource "aws_secretsmanager_secret" "settings" {
 resource "aws_secretsmanager_secret_version" "settings" {
   secret_id = aws_secretsmanager_secret.settings.id
   secret_string = jsonencode({
-    DATABASE_URL       = local.has_database ? local.proxy_url : var.database_url
-    SERVER_API_KEY     = random_password.server_key.result
-    EMBEDDING__API_KEY = var.embedding_api_key
+    DATABASE_URL        = local.has_database ? local.proxy_url : var.database_url
+    DATABASE_DIRECT_URL = local.direct_url
+    SERVER_API_KEY      = random_password.server_key.result
+    EMBEDDING__API_KEY  = var.embedding_api_key
   })
 }
