@@ -4,7 +4,8 @@
 
 Four clients at once, each a process: COPY row by row with psycopg, and batches posted to the API with the vectors as
 JSON numbers and as base64. The ways take turns, on the same PostgreSQL and the same cores. What went in is compared
-with what was sent; at the end it is measured how long the worker needs until the last chunk is found by its words.
+with what was sent; at the end it is measured how long a worker that runs meanwhile needs until the last chunk is found
+by its words. `--into 500000` inserts into one store that has so many indexed chunks, and leaves the words out.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from pgvector.psycopg import register_vector
 from api.tables import migrations
 from api.up.embedded_postgres import EmbeddedPostgres
 from bench import generated, stack
-from bench.stack import processor_seconds
+from bench.stack import Filled, processor_seconds
 from tests.processes import running
 
 CLIENTS = 4
@@ -51,7 +52,8 @@ CREATE TABLE bare (
 """
 COPY = "COPY bare (vector_store_id, id, content, embedding, metadata, created_at) FROM STDIN (FORMAT BINARY)"
 COPIED = ("text", "text", "text", "halfvec", "jsonb", "timestamptz")
-SAMPLE = "SELECT content, embedding FROM embeddings WHERE vector_store_id = %s AND content = ANY(%s)"
+LAST = "SELECT coalesce(max(seq), 0) FROM embeddings"
+SAMPLE = "SELECT content, embedding FROM embeddings WHERE vector_store_id = %s AND seq > %s AND content = ANY(%s)"
 
 Insertion = Callable[[range], None]
 
@@ -205,14 +207,20 @@ class Client:
         return answer.json()
 
 
-def check(postgres: EmbeddedPostgres, client: Client, store: str, chunks: Chunks) -> None:
-    """All are counted, a sample is in the table as it was sent, and one of them is found by its vector."""
-    assert client.count(store) == len(chunks.texts)
+def last_chunk(postgres: EmbeddedPostgres) -> int:
+    with psycopg.connect(postgres.url) as connection:
+        row = connection.execute(LAST).fetchone()
+    assert row is not None  # an aggregate's result always is a row
+    return row[0]
+
+
+def check(postgres: EmbeddedPostgres, client: Client, store: str, chunks: Chunks, *, after: int) -> None:
+    """A sample of what came after a chunk is in the table as it was sent, and one of it is found by its vector."""
     sample = dict.fromkeys(np.random.default_rng(generated.SEED).integers(0, len(chunks.texts), CHECKED).tolist())
     sent = {chunks.texts[number]: chunks.vectors[number] for number in sample}
     with psycopg.connect(postgres.url) as connection:
         register_vector(connection)
-        rows = connection.execute(SAMPLE, (store, list(sent))).fetchall()
+        rows = connection.execute(SAMPLE, (store, after, list(sent))).fetchall()
     assert len(rows) == len(sent)
     for text, vector in rows:
         assert np.allclose(vector.to_numpy(), sent[text], atol=1e-3)
@@ -232,27 +240,33 @@ def seconds_until_found(client: Client, store: str, chunks: Chunks) -> float:
     return time.perf_counter() - started
 
 
-def measure(postgres: EmbeddedPostgres, chunks: Chunks, directory: Path, *, rounds: int) -> None:
+def measure(postgres: EmbeddedPostgres, chunks: Chunks, directory: Path, *, into: Filled | None, rounds: int) -> None:
     count = len(chunks.texts)
     ways = {"API, JSON numbers": bodies(chunks, as_numbers), "API, base64": bodies(chunks, as_base64)}
     measured: dict[str, list[Measured]] = {"COPY into a bare table": [], **{way: [] for way in ways}}
     with stack.api(postgres) as served:
         servers = [postgres.process.pid, served.pid]
         client = Client(served.url)
-        for turn in range(rounds):
+        for _ in range(rounds):
             with psycopg.connect(postgres.url, autocommit=True) as connection:
                 connection.execute(BARE_TABLE)
             copied = measure_one(copy_straight(postgres.url, chunks), count, servers)
             measured["COPY into a bare table"].append(copied)
             for way, posted in ways.items():
-                store = client.create_store()
+                store = into.id if into else client.create_store()
+                before, last = client.count(store), last_chunk(postgres)
                 measured[way].append(measure_one(post_batches(served.url, store, posted), count, servers))
-                check(postgres, client, store, chunks)
-                if turn + 1 < rounds or way != list(ways)[-1]:
+                assert client.count(store) == before + count
+                check(postgres, client, store, chunks, after=last)
+                if into is None:
                     client.delete_store(store)
         print_table(measured)
-        with worker(postgres, directory):
-            print(f"\nFound by its words after {seconds_until_found(client, store, chunks):.0f} s: the last of {count}")
+        if into is None:
+            with worker(postgres, directory):
+                store = client.create_store()
+                measure_one(post_batches(served.url, store, posted), count, servers)
+                seconds = seconds_until_found(client, store, chunks)
+                print(f"\nFound by its words {seconds:.0f} s after it went in: the last of {count}")
 
 
 def print_table(measured: dict[str, list[Measured]]) -> None:
@@ -270,6 +284,8 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--into", type=int, help="the indexed chunks of the store that is inserted into")
+    parser.add_argument("--keep", type=Path, help="where the database lies from one run to the next")
     options = parser.parse_args()
     if options.chunks % (BATCH * CLIENTS):
         parser.error(f"--chunks must be a multiple of {BATCH * CLIENTS}")
@@ -279,10 +295,12 @@ def main() -> None:
     chunks = make_chunks(options.chunks, options.dimension)
     with (
         tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory,
-        EmbeddedPostgres(Path(directory) / "database") as postgres,
+        stack.postgres(options.keep) as postgres,
     ):
         asyncio.run(migrations.apply(postgres.url))
-        measure(postgres, chunks, Path(directory), rounds=options.rounds)
+        filling = stack.fill(postgres, options.into, options.dimension, has_indexes=False) if options.into else None
+        into = asyncio.run(filling) if filling else None
+        measure(postgres, chunks, Path(directory), into=into, rounds=options.rounds)
 
 
 if __name__ == "__main__":

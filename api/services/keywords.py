@@ -9,6 +9,7 @@ from api.tables.keyword_index import Behind, Segment
 # In one transaction of a few seconds. Most of a language's words are in every batch: larger ones write fewer rows.
 BATCH_CHUNKS = 20_000
 MIN_MERGED_SEGMENTS = 4  # so that a chunk is written anew but once while its segment grows fourfold
+WAITING_SEGMENTS = 16  # an index that has chunks to catch up with leaves so many as they are
 MAX_SEGMENT_CHUNKS = 100_000  # a larger merge would hold the store's index for minutes
 REWRITTEN_SHARE = 0.2  # of a segment's chunks deleted: it is written anew without them
 
@@ -69,17 +70,19 @@ async def _advance(resources: Resources, behind: Behind) -> int | None:
             return None
         indexed = await keyword_index.index_batch(connection, table, id, progress, limit=BATCH_CHUNKS)
     if indexed:
-        await _merge(resources, id)
+        await _merge(resources, id, is_behind=indexed == BATCH_CHUNKS)
     return indexed
 
 
-async def _merge(resources: Resources, id: str) -> None:
+async def _merge(resources: Resources, id: str, *, is_behind: bool = False) -> None:
     async with resources.database.transaction(is_long=True) as connection:
         progress = await keyword_index.claim(connection, id)
         if progress is None:
             return
         into = progress["next_segment"]
         segments = await keyword_index.list_segments(connection, id)
+        if is_behind and len(segments) <= WAITING_SEGMENTS:
+            return
         for merged in (young_segments(segments), *worn_segments(segments)):
             if merged:
                 old = [segment for segment in segments if segment["segment"] in merged]
