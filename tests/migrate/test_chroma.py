@@ -10,7 +10,7 @@ import pytest
 
 from api.errors import ConfigurationError
 from api.migrate.sources import chroma
-from tests.migrate import packages
+from tests import packages
 from tests.migrate.running import migrate, query
 
 # Chroma and what it imports beyond our own packages. The rest of what it asks for is for its server, and large.

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.migrate import packages
+from tests import packages
 from tests.migrate.running import chunks, migrate, query
 
 # They themselves, and what they import beyond our own packages.
