@@ -84,10 +84,10 @@ def _unpack() -> None:
         (ROOT / directory).symlink_to(f"usr/{directory}")
     with tempfile.TemporaryDirectory() as downloads:
         for package in sorted(_download(Path(downloads)).glob("*.deb")):
-            reading = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
             unpacking = ["tar", "--extract", "--keep-directory-symlink", "--directory", ROOT]
-            subprocess.run(unpacking, stdin=reading.stdout, check=True)
-            assert reading.wait() == 0
+            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as reading:
+                subprocess.run(unpacking, stdin=reading.stdout, check=True)
+            assert reading.returncode == 0
     (ROOT / "etc" / "passwd").write_text(f"postgres:x:{NOBODY}:{NOBODY}::/:/bin/sh\n")
     for name, minor in (("null", 3), ("urandom", 9)):
         os.mknod(ROOT / "dev" / name, 0o020666, os.makedev(1, minor))

@@ -111,6 +111,8 @@ WITHOUT_CONDITION = {
     "files.LIST_EXPIRED": "the worker's",
     "keyword_index.LIST_BEHIND": "the worker's",
     "keyword_index.LIST_ORPHANED": "the worker's",
+    "sparse_index.LIST_BEHIND": "the worker's",
+    "sparse_index.LIST_ORPHANED": "the worker's",
     "table_syncs.LIST_ORPHANED": "the worker's",
     "uploads.FORGET_ENDED": "the worker's",
     "uploads.INSERT": "takes its tenant from the scope",
