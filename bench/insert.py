@@ -240,11 +240,13 @@ def seconds_until_found(client: Client, store: str, chunks: Chunks) -> float:
     return time.perf_counter() - started
 
 
-def measure(postgres: EmbeddedPostgres, chunks: Chunks, directory: Path, *, into: Filled | None, rounds: int) -> None:
+def measure(
+    postgres: EmbeddedPostgres, chunks: Chunks, directory: Path, *, into: Filled | None, rounds: int, processes: int
+) -> None:
     count = len(chunks.texts)
     ways = {"API, JSON numbers": bodies(chunks, as_numbers), "API, base64": bodies(chunks, as_base64)}
     measured: dict[str, list[Measured]] = {"COPY into a bare table": [], **{way: [] for way in ways}}
-    with stack.api(postgres) as served:
+    with stack.api(postgres, API_PROCESSES=str(processes)) as served:
         servers = [postgres.process.pid, served.pid]
         client = Client(served.url)
         for _ in range(rounds):
@@ -284,6 +286,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1, help="of the API")
     parser.add_argument("--into", type=int, help="the indexed chunks of the store that is inserted into")
     parser.add_argument("--keep", type=Path, help="where the database lies from one run to the next")
     options = parser.parse_args()
@@ -300,7 +303,7 @@ def main() -> None:
         asyncio.run(migrations.apply(postgres.url))
         filling = stack.fill(postgres, options.into, options.dimension, has_indexes=False) if options.into else None
         into = asyncio.run(filling) if filling else None
-        measure(postgres, chunks, Path(directory), into=into, rounds=options.rounds)
+        measure(postgres, chunks, Path(directory), into=into, rounds=options.rounds, processes=options.processes)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def straight(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
     store = asyncio.run(stack.fill(postgres, options.chunks, options.dimension))
     queries = generated.questions(QUESTIONS, options.dimension)
     asked = asyncio.run(same_sql(postgres, store, queries))
-    with stack.api(postgres) as served:
+    with stack.api(postgres, API_PROCESSES=str(options.processes)) as served:
         print(f"\nBy vector, {store.count} chunks, recall@10 {recall(served, store, options.dimension, queries):.3f}")
         for clients in (1, 16):
             load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one load, in one round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1, help="of the API, where it stands beside its own SQL")
     parser.add_argument("--parts", default=",".join(parts))
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument(
