@@ -77,6 +77,12 @@ SELECT set_config('hnsw.ef_search', {ef_search}, true) || set_config('hnsw.itera
     AS settings
 """
 
+# A part, if it has any chunks. The planner takes the numbers of all stores for this one's, and where it believes in
+# many chunks behind the segments it looks a filter up in the whole table, for a part that mostly is empty.
+UNLESS_EMPTY = """
+{part} AND (SELECT TRUE FROM {table} WHERE {vector_store_id} = {store} AND {part} ORDER BY seq LIMIT 1)
+"""
+
 INDEXED = """
 SELECT found.* FROM tuned CROSS JOIN LATERAL (
     SELECT tableoid AS nearest_table, ctid AS nearest_row, {embedding} <=> {query} AS distance
@@ -150,7 +156,10 @@ def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], 
         enough = sql.SQL("(SELECT count(*) FROM {}) >= {}").format(sql.Identifier(found), names["fetched"])
         parts.append(sql.SQL("SELECT * FROM {} WHERE {}").format(sql.Identifier(found), enough))
         parts.append(sql.SQL(EXACT).format(**names, part=sql.SQL("{} AND NOT {}").format(part, enough)))
-    parts += [sql.SQL(EXACT).format(**names, part=part) for part in remaining_parts(segments)]
+    remaining = remaining_parts(segments)
+    if is_filtered:
+        remaining = [sql.SQL(UNLESS_EMPTY).format(**names, part=part) for part in remaining]
+    parts += [sql.SQL(EXACT).format(**names, part=part) for part in remaining]
     materialized = [sql.SQL("{} AS MATERIALIZED ({})").format(sql.Identifier(name), tables[name]) for name in tables]
     return sql.SQL(IN_PARTS).format(
         **names,
