@@ -212,3 +212,16 @@ def require_typed_id(column: Column, id: str, *, param: str) -> str | int | UUID
     if key is None:
         raise InvalidRequest(f"{id!r} is not an id of this table, whose ids are {column.type}.", param=param)
     return key
+
+
+def id_type(table: ChunkTable) -> sql.SQL:
+    """What the text of an id is cast to, to be compared with the table's own."""
+    match table.id.type:
+        case "uuid":
+            return sql.SQL("uuid")
+        case "int4":
+            return sql.SQL("int4")
+        case "int8":
+            return sql.SQL("int8")
+        case _:
+            return sql.SQL("text")

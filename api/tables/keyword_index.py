@@ -9,9 +9,9 @@ from typing import Final, TypedDict, cast
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import statement_names, typed_id
+from api.tables.chunks import id_type, statement_names
 from api.tables.database import Connection
-from api.tables.settling import IS_SETTLED, settle
+from api.tables.settling import IS_SETTLED, Place, advanced, following, settle
 
 # PostgreSQL makes no tsvector of more than 1 MiB; a text in which every character has four bytes stays below that.
 MAX_CHARACTERS: Final = 250_000
@@ -183,17 +183,12 @@ class Behind(TypedDict):
     language: str
 
 
-class Progress(TypedDict):
-    """How far the index of a store is; `is_settled`: every chunk up to `settling_seq` can be seen."""
+class Progress(Place):
+    """How far the index of a store is."""
 
     language: str
     next_number: int
     next_segment: int
-    adopted_id: str | None
-    is_adopted: bool
-    indexed_seq: int
-    settling_seq: int | None
-    is_settled: bool
 
 
 class Segment(TypedDict):
@@ -224,40 +219,23 @@ async def index_batch(
     connection: Connection, table: ChunkTable, vector_store_id: str, progress: Progress, *, limit: int
 ) -> int:
     """Index the next chunks of a store, those without a `seq` first, and note how far it is."""
-    adopts = not progress["is_adopted"]
-    cursor = None if progress["adopted_id"] is None else typed_id(table.id, progress["adopted_id"])
-    if adopts:
-        condition = "seq IS NULL" if cursor is None else "seq IS NULL AND {table}.{id} > %(after)s"
-    else:
-        condition = "seq > %(after)s AND seq <= %(until)s"
     names = statement_names(table, vector_store_id)
+    condition, places = following(table, names, progress)
     statement = sql.SQL(INDEX).format(
-        **names,
-        condition=sql.SQL(condition).format(**names),
-        order=sql.SQL("typed_id" if adopts else "seq"),
+        **names, condition=condition, order=sql.SQL("seq" if progress["is_adopted"] else "typed_id")
     )
     params = {
+        **places,
         "number": progress["next_number"],
         "segment": progress["next_segment"],
         "language": progress["language"],
         "characters": MAX_CHARACTERS,
-        "after": cursor if adopts else progress["indexed_seq"],
-        "until": progress["settling_seq"],
         "limit": limit,
     }
     batch = await (await connection.execute(statement, params)).fetchone()
     assert batch is not None  # an aggregate always has one
-    is_last = batch["chunks"] < limit
-    until = progress["settling_seq"]
-    done = {
-        "store": vector_store_id,
-        "chunks": batch["chunks"],
-        "adopted_id": batch["chunk_id"] or progress["adopted_id"] if adopts else progress["adopted_id"],
-        "is_adopted": is_last or not adopts,
-        "indexed_seq": progress["indexed_seq"] if adopts else (until if is_last else batch["seq"]),
-        "settling_seq": None if is_last and not adopts else until,
-    }
-    await connection.execute(ADVANCE, done)
+    place = advanced(progress, last_id=batch["chunk_id"], last_seq=batch["seq"], is_last=batch["chunks"] < limit)
+    await connection.execute(ADVANCE, {**place, "store": vector_store_id, "chunks": batch["chunks"]})
     return batch["chunks"]
 
 
@@ -300,16 +278,3 @@ async def list_orphaned(connection: Connection) -> list[str]:
 async def clear(connection: Connection, vector_store_id: str) -> None:
     for statement in CLEAR:
         await connection.execute(statement, {"store": vector_store_id})
-
-
-def id_type(table: ChunkTable) -> sql.SQL:
-    """What the text of an id is cast to, to be compared with the table's own."""
-    match table.id.type:
-        case "uuid":
-            return sql.SQL("uuid")
-        case "int4":
-            return sql.SQL("int4")
-        case "int8":
-            return sql.SQL("int8")
-        case _:
-            return sql.SQL("text")

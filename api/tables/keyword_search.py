@@ -10,7 +10,7 @@ from typing import Final
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables.keyword_index import id_type
+from api.tables.chunks import id_type
 
 MAX_QUESTION_CHARACTERS: Final = 10_000
 MAX_TERMS: Final = 128  # of one question, those that it repeats most

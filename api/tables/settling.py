@@ -1,9 +1,15 @@
-"""How far an index that is kept behind the writes may follow them: as far as no open transaction can still insert."""
+"""How an index is kept behind the writes: in their order, and as far as no open transaction can still insert.
+
+First come the chunks without a `seq`, by their ids, which are those of an adopted table; then all others by `seq`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import statement_names
+from api.tables.chunks import statement_names, typed_id
 from api.tables.database import Connection
 
 # The transactions are looked up after the highest number is: whoever got a lower one and has not committed is among
@@ -22,6 +28,46 @@ IS_SETTLED = """
     settling_seq IS NOT NULL
     AND NOT EXISTS (SELECT FROM pg_locks WHERE virtualtransaction = ANY(settling_after)) AS is_settled
 """
+
+
+class Place(TypedDict):
+    """How far an index is; `is_settled`: every chunk up to `settling_seq` can be seen."""
+
+    adopted_id: str | None
+    is_adopted: bool
+    indexed_seq: int
+    settling_seq: int | None
+    is_settled: bool
+
+
+def following(
+    table: ChunkTable, names: Mapping[str, sql.Composable], place: Place
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """The condition for a store's chunks that come next, and its parameters."""
+    if place["is_adopted"]:
+        condition = sql.SQL("seq > %(after)s AND seq <= %(until)s").format()
+        return condition, {"after": place["indexed_seq"], "until": place["settling_seq"]}
+    if place["adopted_id"] is None:
+        return sql.SQL("seq IS NULL").format(), {}
+    condition = sql.SQL("seq IS NULL AND {table}.{id} > %(after)s").format(**names)
+    return condition, {"after": typed_id(table.id, place["adopted_id"])}
+
+
+def advanced(place: Place, *, last_id: str | None, last_seq: int | None, is_last: bool) -> dict[str, Any]:
+    """How far the index is behind a batch; `is_last`: there are no more chunks that can be seen."""
+    if not place["is_adopted"]:
+        return {
+            "adopted_id": last_id or place["adopted_id"],
+            "is_adopted": is_last,
+            "indexed_seq": place["indexed_seq"],
+            "settling_seq": place["settling_seq"],
+        }
+    return {
+        "adopted_id": place["adopted_id"],
+        "is_adopted": True,
+        "indexed_seq": place["settling_seq"] if is_last else last_seq,
+        "settling_seq": None if is_last else place["settling_seq"],
+    }
 
 
 async def settle(connection: Connection, table: ChunkTable, vector_store_id: str, *, progress: sql.Identifier) -> None:

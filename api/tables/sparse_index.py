@@ -11,10 +11,9 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.sparse import DIMENSION, Weights
-from api.tables.chunks import statement_names, typed_id
+from api.tables.chunks import id_type, statement_names
 from api.tables.database import Connection
-from api.tables.keyword_index import id_type
-from api.tables.settling import IS_SETTLED, settle
+from api.tables.settling import IS_SETTLED, Place, advanced, following, settle
 
 MAX_CHARACTERS: Final = 50_000  # of a chunk; no model reads so far
 
@@ -92,15 +91,10 @@ CLEAR = (
 )
 
 
-class Progress(TypedDict):
-    """How far the vectors of a store are; `is_settled`: every chunk up to `settling_seq` can be seen."""
+class Progress(Place):
+    """How far the vectors of a store are."""
 
     model: str
-    adopted_id: str | None
-    is_adopted: bool
-    indexed_seq: int
-    settling_seq: int | None
-    is_settled: bool
 
 
 class Unweighed(TypedDict):
@@ -130,24 +124,11 @@ async def list_next(
     connection: Connection, table: ChunkTable, vector_store_id: str, progress: Progress, *, limit: int
 ) -> list[Unweighed]:
     """The next chunks of a store, in their order."""
-    cursor = None if progress["adopted_id"] is None else typed_id(table.id, progress["adopted_id"])
     names = statement_names(table, vector_store_id)
-    if progress["is_adopted"]:
-        condition, order = "seq > %(after)s AND seq <= %(until)s", "seq"
-    else:
-        condition, order = (
-            "seq IS NULL" if cursor is None else "seq IS NULL AND {table}.{id} > %(after)s",
-            "{table}.{id}",
-        )
-    statement = sql.SQL(LIST_NEXT).format(
-        **names, condition=sql.SQL(condition).format(**names), order=sql.SQL(order).format(**names)
-    )
-    params = {
-        "after": progress["indexed_seq"] if progress["is_adopted"] else cursor,
-        "until": progress["settling_seq"],
-        "characters": MAX_CHARACTERS,
-        "limit": limit,
-    }
+    condition, places = following(table, names, progress)
+    order = sql.SQL("seq" if progress["is_adopted"] else "{table}.{id}").format(**names)
+    statement = sql.SQL(LIST_NEXT).format(**names, condition=condition, order=order)
+    params = {**places, "characters": MAX_CHARACTERS, "limit": limit}
     return cast("list[Unweighed]", await (await connection.execute(statement, params)).fetchall())
 
 
@@ -158,20 +139,15 @@ async def advance(
 
     `is_last`: there were no more that could be seen.
     """
-    adopts = not progress["is_adopted"]
-    until = progress["settling_seq"]
-    last = weighed[-1] if weighed else None
+    last_id, last_seq = (weighed[-1]["id"], weighed[-1]["seq"]) if weighed else (None, None)
     params = {
+        **advanced(progress, last_id=last_id, last_seq=last_seq, is_last=is_last),
         "store": vector_store_id,
         "model": progress["model"],
         "before_seq": progress["indexed_seq"],
         "before_id": progress["adopted_id"],
         "was_adopted": progress["is_adopted"],
         "chunks": len(weighed),
-        "adopted_id": last["id"] if adopts and last is not None else progress["adopted_id"],
-        "is_adopted": is_last or not adopts,
-        "indexed_seq": progress["indexed_seq"] if adopts else until if is_last or last is None else last["seq"],
-        "settling_seq": None if is_last and not adopts else until,
     }
     return await (await connection.execute(ADVANCE, params)).fetchone() is not None
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.tables import keyword_search
-from api.tables.keyword_index import id_type
+from api.tables.chunks import id_type
 
 WORDED_CANDIDATES: Final = 500  # of a search by sparse vectors alone in a large store
 
