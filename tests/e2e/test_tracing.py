@@ -12,10 +12,10 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECONDS = 30
 
 
-def traced(stack: Stack, *, services: set[str]) -> list[Span]:
-    """The spans of our trace, when each of the services has sent some."""
+def traced(stack: Stack, *, until: set[tuple[str, str]]) -> list[Span]:
+    """The spans of our trace, when the services have sent those of these names: each sends in turns of its own."""
     deadline = time.monotonic() + SECONDS
-    while services - {span.service for span in stack.collector.of(TRACE)}:
+    while until - {(span.service, span.name) for span in stack.collector.of(TRACE)}:
         assert time.monotonic() < deadline, stack.collector.of(TRACE)
         time.sleep(0.1)
     return stack.collector.of(TRACE)
@@ -26,9 +26,10 @@ def test_a_search_is_one_trace_through_all_parts(stack: Stack) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "traceparent": f"00-{TRACE}-{PARENT}-01"}
     answer = httpx.post(f"{stack.api_url}/v1{path}", json={"query": f"{QUESTION} Soon."}, headers=headers)
 
-    spans = traced(stack, services={"quiver-api", "quiver-embedder"})
+    name = "POST /vector_stores/{vector_store_id}/search"
+    spans = traced(stack, until={("quiver-api", name), ("quiver-embedder", "POST /v1/embeddings")})
     by_name = {span.name: span for span in spans}
-    request = by_name["POST /vector_stores/{vector_store_id}/search"]
+    request = by_name[name]
 
     assert answer.status_code == 200
     assert request.parent_id == PARENT
