@@ -237,7 +237,7 @@ async def search(
         "max_exact": search.max_exact,
         **keyword_search.BOUNDS,
     }
-    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by where no index decides.
+    # A plan that is kept knows no filter's selectivity, by which one is chosen where a store has no indexes of its own.
     prepare = None if search.filter is None or _indexes(known, search) is not None else False
     async with connection.pipeline() if len(asked) > 1 else contextlib.nullcontext():
         cursors = [await _execute(connection, composed, params | _params(table, one), prepare=prepare) for one in asked]
@@ -270,22 +270,23 @@ def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tu
     through = _indexes(known, search)
     if search.filter is None:
         return _unfiltered(table, search.leg, through, kind), {}
-    condition, params = compile_condition(table, search.filter)
+    condition, params = compile_condition(table, search.filter, is_plan_kept=through is not None)
     legs = _compose(table, search.leg, condition, through, is_filtered=True)
     return _around(legs, search.leg, kind), params
 
 
 def _indexes(known: Store, search: Search) -> Indexes | None:
-    """Those that the search goes through, if it does not compare all chunks, or all that its filter fits."""
+    """Those that the search goes through, if there are any."""
     if not known.segments or known.dimension is None or search.leg in ("keyword", "sparse"):
         return None
-    if search.filter is not None and (search.sample is None or _is_looked_up(search.sample, known, search.limit)):
-        return None
-    return Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+    is_looked_up = search.filter is not None and _is_looked_up(search.sample, known, search.limit)
+    return Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search, is_looked_up)
 
 
-def _is_looked_up(sample: Sample, known: Store, limit: int) -> bool:
-    return vector_search.is_looked_up(sample.share, chunks=sample.chunks, segments=len(known.segments), limit=limit)
+def _is_looked_up(sample: Sample | None, known: Store, limit: int) -> bool:
+    return sample is None or vector_search.is_looked_up(
+        sample.share, chunks=sample.chunks, segments=len(known.segments), limit=limit
+    )
 
 
 @functools.lru_cache(MAX_KNOWN)

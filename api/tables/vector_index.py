@@ -1,4 +1,4 @@
-"""The HNSW indexes of large stores: which there are and ought to be, and the statements that make and drop them.
+"""The indexes of large stores: which there are and ought to be, and the statements that make and drop them.
 
 An index is a partial one over a range of one store's chunks, a *segment*. PostgreSQL decides by the chunk's own values
 whether it is in an index, so that an index has all of its range, whenever a chunk of it is committed.
@@ -16,7 +16,8 @@ from api.tables.chunks import statement_names
 from api.tables.database import Connection
 
 MAX_DIMENSION: Final = 4000  # of an HNSW index on pgvector's `halfvec`
-NAME: Final = "quiver_hnsw_"
+NAME: Final = "quiver_hnsw_"  # and the segment's id
+FILTER_NAME: Final = "quiver_filter_"  # likewise, of the segment's attributes
 
 # HNSW's usual parameters: more of either costs twice the build for what a larger `ef_search` gives as well.
 NEIGHBOURS: Final = 16
@@ -63,7 +64,12 @@ LEFT JOIN vector_stores AS store ON store.id = known.vector_store_id AND store.s
 ORDER BY known.vector_store_id, until_seq, known.id
 """  # noqa: S608  # only constants of this file are put together
 
-LIST_STRAY = f"SELECT id FROM ({EXISTING}) AS existing WHERE id NOT IN (SELECT id FROM vector_indexes)"  # noqa: S608
+LIST_STRAY = f"""
+SELECT DISTINCT stray.id FROM pg_index
+JOIN pg_class ON pg_class.oid = indexrelid
+CROSS JOIN LATERAL (SELECT substring(relname FROM '^(?:{NAME}|{FILTER_NAME})([0-9]+)$')::bigint AS id) AS stray
+WHERE indrelid = %(table)s::regclass AND stray.id IS NOT NULL AND stray.id NOT IN (SELECT id FROM vector_indexes)
+"""  # noqa: S608  # only constants of this file are put together
 
 # What lies behind a store's youngest segment, and what has no `seq`, where either is enough for another segment. The
 # chunks are counted only where the numbers leave room for so many.
@@ -132,6 +138,12 @@ WITH (m = {neighbours}, ef_construction = {construction})
 WHERE {vector_store_id} = {store} AND {range}
 """
 
+# Of the segment alone, so that a filter is not looked up among the chunks of all stores.
+CREATE_FILTER = """
+CREATE INDEX CONCURRENTLY {name} ON {table} USING gin ({metadata} jsonb_path_ops)
+WHERE {vector_store_id} = {store} AND {range}
+"""
+
 DROP = "DROP INDEX CONCURRENTLY IF EXISTS {name}"
 
 # Without figures of the store's size PostgreSQL would take a large store for a small one, and sort it. The vectors
@@ -155,7 +167,9 @@ SELECT known.chunk_count, living_count, is_ready, attempts, error AS last_error,
 FROM vector_indexes AS known
 LEFT JOIN ({EXISTING}) AS existing ON existing.id = known.id
 LEFT JOIN pg_stat_progress_create_index AS progress
-    ON progress.index_relid = existing.indexrelid AND progress.datname = current_database()
+    ON progress.datname = current_database() AND progress.relid = %(table)s::regclass
+   AND progress.index_relid IN (
+       SELECT oid FROM pg_class WHERE relname IN ('{NAME}' || known.id, '{FILTER_NAME}' || known.id))
 WHERE known.vector_store_id = %(store)s
 ORDER BY until_seq, known.id
 """  # noqa: S608  # only constants of this file are put together
@@ -293,21 +307,30 @@ async def forget(connection: Connection, vector_store_id: str, ids: Sequence[int
 
 
 async def create(connection: Connection, table: ChunkTable, segment: Planned) -> None:
-    """Build the index of a segment, as long as it takes; searches and writes go on meanwhile.
+    """Build the indexes of a segment, as long as it takes; searches and writes go on meanwhile.
 
     Raises:
         BuildFailed: PostgreSQL cannot, and has left an invalid index.
     """
-    statement = sql.SQL(CREATE).format(
-        **statement_names(table, segment["vector_store_id"]),
-        name=sql.Identifier(f"{NAME}{segment['id']}"),
-        expression=indexed_vector(table, table.names["embedding"], segment["dimension"]),
-        neighbours=sql.Literal(NEIGHBOURS),
-        construction=sql.Literal(CONSTRUCTION),
-        range=in_segment(segment["after_seq"], segment["until_seq"]),
+    names = statement_names(table, segment["vector_store_id"])
+    names["range"] = in_segment(segment["after_seq"], segment["until_seq"])
+    statements: list[sql.Composed] = []
+    # That of the vectors comes last: a segment that has it has all.
+    if table.metadata.type == "jsonb":
+        name = sql.Identifier(f"{FILTER_NAME}{segment['id']}")
+        statements.append(sql.SQL(CREATE_FILTER).format(**names, name=name))
+    statements.append(
+        sql.SQL(CREATE).format(
+            **names,
+            name=sql.Identifier(f"{NAME}{segment['id']}"),
+            expression=indexed_vector(table, table.names["embedding"], segment["dimension"]),
+            neighbours=sql.Literal(NEIGHBOURS),
+            construction=sql.Literal(CONSTRUCTION),
+        )
     )
     try:
-        await connection.execute(statement, {})
+        for statement in statements:
+            await connection.execute(statement, {})
     except psycopg.Error as error:
         if connection.broken:
             raise
@@ -315,8 +338,9 @@ async def create(connection: Connection, table: ChunkTable, segment: Planned) ->
 
 
 async def drop(connection: Connection, table: ChunkTable, id: int) -> None:
-    statement = sql.SQL(DROP).format(name=identifier(table.schema, f"{NAME}{id}"))
-    await connection.execute(statement, {})
+    for kind in (NAME, FILTER_NAME):
+        statement = sql.SQL(DROP).format(name=identifier(table.schema, f"{kind}{id}"))
+        await connection.execute(statement, {})
 
 
 async def analyze(connection: Connection, table: ChunkTable) -> None:

@@ -49,7 +49,7 @@ LIMIT {limit}
 
 # Each segment through its index, and exactly where that finds too few, and what lies between and behind the segments.
 IN_PARTS = """
-WITH {tables}
+{tables}
 SELECT * FROM ({parts}) AS part
 ORDER BY distance
 LIMIT {limit}
@@ -96,11 +96,14 @@ class Indexes:
     segments: tuple[Segment, ...]
     limit: int
     ef_search: int | None = None  # None: as many as the limit needs
+    is_looked_up: bool = False  # what fits the filter is looked up and compared, and no index on vectors read
 
 
-def compile_condition(table: ChunkTable, filter: Filter | None) -> tuple[sql.Composable, dict[str, object]]:
+def compile_condition(
+    table: ChunkTable, filter: Filter | None, *, is_plan_kept: bool = False
+) -> tuple[sql.Composable, dict[str, object]]:
     """Which of a store's chunks may be found, and the parameters of that."""
-    compiler = FilterCompiler(table.metadata_as_jsonb)
+    compiler = FilterCompiler(table.metadata_as_jsonb, is_plan_kept=is_plan_kept)
     condition: sql.Composable = sql.SQL("TRUE") if filter is None else compiler.compile(filter)
     if table.embedding.is_nullable:
         condition = sql.SQL("{} AND {} IS NOT NULL").format(condition, table.names["embedding"])
@@ -130,7 +133,7 @@ def through_indexes(
         "indexed": indexed_vector(table, names["embedding"], indexes.dimension),
         "indexed_query": indexed_vector(table, names["query"], indexes.dimension),
     }
-    parts = _in_parts(names, disjoint(indexes.segments), is_filtered=is_filtered)
+    parts = _in_parts(names, indexes, is_filtered=is_filtered)
     return sql.SQL(NEAREST).format(**names, parts=parts)
 
 
@@ -150,15 +153,20 @@ def is_looked_up(share: float, *, chunks: float, segments: int, limit: int) -> b
     return share * chunks < CANDIDATE_COST * candidates
 
 
-def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], *, is_filtered: bool) -> sql.Composed:
-    tables = {"tuned": sql.SQL(TUNED).format(**names)}
+def _in_parts(names: Mapping[str, sql.Composable], indexes: Indexes, *, is_filtered: bool) -> sql.Composed:
+    segments = disjoint(indexes.segments)
+    tables: dict[str, sql.Composable] = {}
     parts: list[sql.Composable] = []
-    for number, segment in enumerate(segments):
-        part, found = in_segment(segment.after, segment.until), f"segment_{number}"
-        tables[found] = sql.SQL(INDEXED).format(**names, part=part)
-        enough = sql.SQL("(SELECT count(*) FROM {}) >= {}").format(sql.Identifier(found), names["fetched"])
-        parts.append(sql.SQL("SELECT * FROM {} WHERE {}").format(sql.Identifier(found), enough))
-        parts.append(sql.SQL(EXACT).format(**names, part=sql.SQL("{} AND NOT {}").format(part, enough)))
+    if indexes.is_looked_up:
+        parts += [sql.SQL(EXACT).format(**names, part=in_segment(one.after, one.until)) for one in segments]
+    else:
+        tables["tuned"] = sql.SQL(TUNED).format(**names)
+        for number, segment in enumerate(segments):
+            part, found = in_segment(segment.after, segment.until), f"segment_{number}"
+            tables[found] = sql.SQL(INDEXED).format(**names, part=part)
+            enough = sql.SQL("(SELECT count(*) FROM {}) >= {}").format(sql.Identifier(found), names["fetched"])
+            parts.append(sql.SQL("SELECT * FROM {} WHERE {}").format(sql.Identifier(found), enough))
+            parts.append(sql.SQL(EXACT).format(**names, part=sql.SQL("{} AND NOT {}").format(part, enough)))
     remaining = remaining_parts(segments)
     if is_filtered:
         remaining = [sql.SQL(UNLESS_EMPTY).format(**names, part=part) for part in remaining]
@@ -166,7 +174,7 @@ def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], 
     materialized = [sql.SQL("{} AS MATERIALIZED ({})").format(sql.Identifier(name), tables[name]) for name in tables]
     return sql.SQL(IN_PARTS).format(
         **names,
-        tables=sql.SQL(", ").join(materialized),
+        tables=sql.SQL("WITH {}").format(sql.SQL(", ").join(materialized)) if tables else sql.SQL(""),
         parts=sql.SQL(" UNION ALL ").join(sql.SQL("({})").format(part) for part in parts),
     )
 

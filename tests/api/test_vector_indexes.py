@@ -262,15 +262,15 @@ async def test_a_build_that_was_broken_off_is_made_good(chunks: Chunks, resource
         building.cancel()
         with pytest.raises(asyncio.CancelledError):
             await building
-    broken = await indexes(database)
+    broken = len(await filter_indexes(database)), await indexes(database)
     recall = await chunks.recall()
 
     assert await vector_indexes.care(resources) == 1
-    assert (list(broken.values()), list((await indexes(database)).values())) == ([False], [True])
+    assert (broken, list((await indexes(database)).values())) == ((1, {}), [True])
     assert (recall, await chunks.recall()) == (1, pytest.approx(1, abs=0.05))
 
 
-async def test_a_build_whose_worker_is_killed_is_finished_and_used(
+async def test_a_build_whose_worker_is_killed_is_made_good(
     chunks: Chunks, settings: dict[str, Any], resources: Resources, database: str, tmp_path: Path
 ) -> None:
     await chunks.put(LARGE)
@@ -283,7 +283,7 @@ async def test_a_build_whose_worker_is_killed_is_finished_and_used(
             process.kill()
             await process.wait()
         still_building = await vector_indexes.care(resources), await is_building(database)
-    await until(lambda: is_built(database))
+    await until(lambda: is_resting(database))
 
     await vector_indexes.care(resources)
 
@@ -292,8 +292,21 @@ async def test_a_build_whose_worker_is_killed_is_finished_and_used(
     assert len(await indexes(database)) == 1
 
 
-async def is_built(database: str) -> bool:
-    return True in (await indexes(database)).values() and not await is_building(database)
+async def is_resting(database: str) -> bool:
+    return not await is_building(database)
+
+
+async def test_an_index_that_was_finished_without_its_worker_is_used(
+    chunks: Chunks, resources: Resources, database: str
+) -> None:
+    await chunks.put(LARGE)
+    await vector_indexes.care(resources)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("UPDATE vector_indexes SET is_ready = false")
+    before = (await index_of(chunks))["status"]
+
+    assert await vector_indexes.care(resources) == 0
+    assert (before, (await index_of(chunks))["status"]) == ("building", "ready")
 
 
 async def defer(database: str, task: str, *, queue: str) -> None:
@@ -529,7 +542,8 @@ async def test_a_filter_of_any_selectivity_finds_the_nearest_that_fit(chunks: Ch
     assert found == nearest
 
 
-UPPER_HALF: Filter = TypeAdapter[Filter](Filter).validate_python({"type": "gte", "key": "number", "value": 500})
+FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
+UPPER_HALF = FILTER.validate_python({"type": "gte", "key": "number", "value": 500})
 
 
 async def test_a_filter_is_sampled_once_for_many_searches(chunks: Chunks, resources: Resources) -> None:
@@ -545,7 +559,8 @@ async def test_a_filter_is_sampled_once_for_many_searches(chunks: Chunks, resour
         ]
 
     assert sampled[0].sample is sampled[1].sample
-    assert sampled[0].sample == Sample(pytest.approx(0.5, abs=0.02), 1000)
+    assert sampled[0].sample is not None
+    assert sampled[0].sample.share == pytest.approx(0.5, abs=0.02)
 
 
 async def test_a_store_without_an_index_is_not_sampled(chunks: Chunks, resources: Resources) -> None:
@@ -584,16 +599,72 @@ async def test_an_index_is_read_where_many_chunks_fit(
     await vector_indexes.care(resources)
     [name] = await indexes(database)
 
-    plan = await explain(resources, chunks, filter=UPPER_HALF, sample=Sample(share, 1000))
+    plan = await explain(resources, chunks, filter=UPPER_HALF, sample=Sample(share, 100_000))
 
     assert (name in scanned(plan)) is is_read
+
+
+async def filter_indexes(database: str) -> list[str]:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        rows = await connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'quiver_filter_%' ORDER BY 1")
+        return [name for (name,) in await rows.fetchall()]
+
+
+async def test_what_few_chunks_fit_is_looked_up_among_those_of_the_segment(
+    chunks: Chunks, resources: Resources, database: str
+) -> None:
+    await chunks.put(1000)
+    await vector_indexes.care(resources)
+    [name] = await filter_indexes(database)
+    rare = FILTER.validate_python({"type": "in", "key": "number", "value": [77, 78]})
+
+    plan = await explain(resources, chunks, filter=rare, sample=Sample(0.002, 1000))
+
+    assert name in scanned(plan)
+
+
+async def test_an_index_of_attributes_goes_with_its_segment(
+    chunks: Chunks, openai: AsyncOpenAI, resources: Resources, database: str
+) -> None:
+    await chunks.put(LARGE)
+    await vector_indexes.care(resources)
+    made = await filter_indexes(database)
+    await openai.vector_stores.delete(chunks.store)
+    await vector_indexes.care(resources)
+
+    assert (len(made), await filter_indexes(database)) == (1, [])
+
+
+async def test_an_index_of_attributes_that_a_killed_build_left_is_dropped(resources: Resources, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("CREATE INDEX quiver_filter_99 ON embeddings USING gin (metadata jsonb_path_ops)")
+    await vector_indexes.care(resources)
+
+    assert await filter_indexes(database) == []
+
+
+async def test_many_values_of_a_filter_share_a_plan(chunks: Chunks, resources: Resources) -> None:
+    await chunks.put(1000)
+    await vector_indexes.care(resources)
+    table = await resources.database.chunk_table()
+    asked = Asked(None, chunks.random.normal(size=DIMENSION).astype(np.float32))
+    async with resources.database.connection() as connection:
+        known = await searches.find_store(connection, chunks.store)
+        assert known is not None
+        for number in range(20):
+            filter = FILTER.validate_python({"type": "eq", "key": "number", "value": number})
+            search = Search("vector", filter, limit=10, sample=Sample(0.001, 1000))
+            await searches.search(connection, table, known, search, [asked])
+        rows = await connection.execute("SELECT count(*) AS kept FROM pg_prepared_statements WHERE generic_plans > 0")
+
+        assert await rows.fetchone() == {"kept": 1}
 
 
 async def test_a_sample_that_is_off_costs_no_result(chunks: Chunks, resources: Resources) -> None:
     await chunks.put(1000)
     await vector_indexes.care(resources)
     table = await resources.database.chunk_table()
-    rare = TypeAdapter[Filter](Filter).validate_python({"type": "lt", "key": "number", "value": 3})
+    rare = FILTER.validate_python({"type": "lt", "key": "number", "value": 3})
     asked = Asked(None, chunks.random.normal(size=DIMENSION).astype(np.float32))
     async with resources.database.connection() as connection:
         known = await searches.find_store(connection, chunks.store)
