@@ -1,7 +1,8 @@
 """Chunks that come by themselves, without a file: litellm-pgvector's embeddings."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from api.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
 from api.field_mapping import ChunkTable
@@ -15,16 +16,18 @@ from api.schemas import (
     PageQuery,
     VectorStore,
 )
-from api.services import paging, stores
+from api.services import idempotency, paging, stores
 from api.tables import chunk_copy, chunks, vector_stores
 from api.tables.chunk_copy import NewChunk
 from api.tables.database import Connection
 from api.vectors import Vectors, as_rows
 from api.wire import have_same_direction, read_vectors
 
+Answer = TypeVar("Answer", Embedding, EmbeddingBatch)
+
 
 async def create(resources: Resources, vector_store_id: str, request: CreateEmbeddingRequest) -> Embedding:
-    return (await _insert(resources, vector_store_id, [request], path=""))[0]
+    return await _insert(resources, vector_store_id, [request], path="", answer=_only)
 
 
 async def create_batch(
@@ -34,8 +37,7 @@ async def create_batch(
     if len(requests) > limit:
         message = f"The batch has {len(requests)} texts; at most {limit} are taken at once (MAX_BATCH_TEXTS)."
         raise RequestTooLarge(message, param="embeddings")
-    data = await _insert(resources, vector_store_id, requests, path="embeddings.{}.")
-    return {"object": "embedding.batch", "data": data, "created": int(time.time())}
+    return await _insert(resources, vector_store_id, requests, path="embeddings.{}.", answer=_batch)
 
 
 async def get(resources: Resources, vector_store_id: str, id: str) -> Embedding:
@@ -85,8 +87,13 @@ async def delete(resources: Resources, vector_store_id: str, id: str) -> Embeddi
 
 
 async def _insert(
-    resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest], *, path: str
-) -> list[Embedding]:
+    resources: Resources,
+    vector_store_id: str,
+    requests: Sequence[CreateEmbeddingRequest],
+    *,
+    path: str,
+    answer: Callable[[list[Embedding]], Answer],
+) -> Answer:
     """Insert all chunks or none, and answer with them in their order; `path` leads to one of them in the request.
 
     A chunk whose id the store has with the same content, metadata and vector is answered with what is there.
@@ -104,7 +111,17 @@ async def _insert(
     new = [NewChunk(id, request.content, request.metadata) for id, request in zip(ids, requests, strict=True)]
     async with resources.database.transaction() as connection:
         existing = await _existing(connection, table, vector_store_id, requests, new, vectors)
-        return await _write(connection, table, vector_store_id, existing, new, vectors)
+        written = answer(await _write(connection, table, vector_store_id, existing, new, vectors))
+        await idempotency.settle(resources, connection, written)
+    return written
+
+
+def _only(written: list[Embedding]) -> Embedding:
+    return written[0]
+
+
+def _batch(written: list[Embedding]) -> EmbeddingBatch:
+    return {"object": "embedding.batch", "data": written, "created": int(time.time())}
 
 
 async def _write(
