@@ -45,6 +45,12 @@ async def test_each_text_has_its_own_vector_in_order(vectors: QueryVectors[Vecto
     assert all(np.allclose(vector, embed(text), atol=1e-6) for text, vector in zip(texts, found, strict=True))
 
 
+async def test_vectors_are_asked_for_uncompressed(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
+    await one(vectors, "arrow")
+
+    assert [headers["accept-encoding"] for headers in embedder.headers] == ["identity"]
+
+
 async def test_a_query_that_was_asked_before_is_remembered(
     vectors: QueryVectors[Vector], embedder: FakeEmbedder
 ) -> None:
