@@ -20,11 +20,11 @@ Shape = tuple[int, ...]
 
 def simplify(file: Path) -> None:
     """Rewrite a model that takes arrays of the shape (texts, tokens); it computes the same. Weights are not read."""
-    model: Any = onnx.load(file, load_external_data=False)
+    model: Any = onnx.load(file, load_external_data=False)  # pyright: ignore[reportUnknownMemberType]  # partly untyped
     nodes = Rewriter(model.graph, observed(model, file.parent)).nodes()
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    onnx.save(model, file)  # pyright: ignore[reportUnknownMemberType]  # types of its own are partly unknown
+    onnx.save(model, file)  # pyright: ignore[reportUnknownMemberType]  # as above
 
 
 def observed(model: Any, directory: Path) -> list[dict[str, Shape]]:
