@@ -90,6 +90,8 @@ class Connection(psycopg.AsyncConnection[DictRow]):
 
     scope: Scope = NOTHING
     is_policed: bool | None = None  # whether row-level security binds its role; None: not asked yet
+    # That of its searches: one that repeats its statement knows the types already.
+    searches: psycopg.AsyncRawCursor[Any] | None = None
 
 
 def visible(connection: Connection, table: Table) -> tuple[sql.SQL, dict[str, Any]]:
