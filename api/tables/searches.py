@@ -9,14 +9,13 @@ import functools
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, LiteralString, TypedDict, TypeVar, cast
+from typing import Any, Final, Literal, LiteralString, NamedTuple, TypeVar
 
 import orjson
-from psycopg import AsyncCursor, AsyncRawCursor, sql
+from psycopg import AsyncRawCursor, sql
 from psycopg import errors as pg
-from psycopg.rows import DictRow, dict_row
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
@@ -57,8 +56,8 @@ WHERE vector_stores.id = %(vector_store_id)s AND {visible}
 
 # The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
 SEARCH_STORE = f"""
-SELECT quiver_store.*, found.id, found.file_id, found.filename, found.attributes::text AS attributes, found.text,
-       found.distance, {{scores}}
+SELECT found.id, found.file_id, found.filename, found.attributes::text AS attributes, found.text, found.distance,
+       {{scores}}, quiver_store.*
 FROM ({STORE}) AS quiver_store
 LEFT JOIN LATERAL ({{legs}}) AS found ON true
 """  # noqa: S608
@@ -97,11 +96,12 @@ class Store:
     segments: tuple[Segment, ...] = ()  # that have an index
 
 
-class Match(TypedDict):
-    """A chunk that a leg found: by its words if it has a `text_score`, by one of its vectors otherwise.
+class Match(NamedTuple):
+    """A chunk that a leg found, as `SEARCH_STORE` has it: by its words if it has a `text_score`, else by a vector.
 
     `distance` is the cosine distance, 0 to 2, and None for want of a query's vector; `text_score` the share of what
-    BM25 could give at most; `sparse_score`, of whatever leg found it, None where it has nothing of the question.
+    BM25 could give at most; `sparse_score`, of whatever leg found it, None where it has nothing of the question. Behind
+    them stands what the chunk's store is.
     """
 
     id: str
@@ -113,6 +113,16 @@ class Match(TypedDict):
     text_score: float | None
     sparse_score: float | None
     is_indexed: bool
+    model: str | None
+    dimension: int | None
+    is_expired: bool
+    is_idle: bool
+    segments: str | None
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether it is one: where no chunk is found, the store comes alone."""
+        return self.id is not None  # pyright: ignore[reportUnnecessaryComparison]  # which is not a match
 
 
 @dataclass(frozen=True)
@@ -202,7 +212,9 @@ def _put(known: OrderedDict[K, V], key: K, value: V) -> None:
 
 async def find_store(connection: Connection, id: str) -> Store | None:
     row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
-    return None if row is None else _store(id, row)
+    if row is None:
+        return None
+    return Store(id, row["model"], row["dimension"], row["is_expired"], row["is_idle"], _segments(row["segments"]))
 
 
 async def touch(connection: Connection, id: str) -> None:
@@ -239,11 +251,23 @@ async def search(
     }
     # A plan that is kept knows no filter's selectivity, by which one is chosen where a store has no indexes of its own.
     prepare = None if search.filter is None or _indexes(known, search) is not None else False
-    async with connection.pipeline() if len(asked) > 1 else contextlib.nullcontext():
-        cursors = [await _execute(connection, composed, params | _params(table, one), prepare=prepare) for one in asked]
-        found = [await cursor.fetchall() for cursor in cursors]
-    store = _store(known.id, found[0][0]) if found[0] else None
-    return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
+    all_values = [composed.values(params | _params(table, one)) for one in asked]
+    if len(asked) == 1:
+        if connection.searches is None:
+            connection.searches = _cursor(connection)
+        await connection.searches.execute(composed.text, all_values[0], prepare=prepare, binary=True)
+        found: list[list[Match]] = [await connection.searches.fetchall()]
+    else:
+        async with connection.pipeline():
+            cursors = [_cursor(connection) for _ in asked]
+            for cursor, values in zip(cursors, all_values, strict=True):
+                await cursor.execute(composed.text, values, prepare=prepare, binary=True)
+            found = [await cursor.fetchall() for cursor in cursors]
+    if not found[0]:
+        return None, []
+    first = found[0][0]
+    store = Store(known.id, first.model, first.dimension, first.is_expired, first.is_idle, _segments(first.segments))
+    return store, [rows if rows and rows[0].has_chunk else [] for rows in found]
 
 
 def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
@@ -255,11 +279,13 @@ def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
     return own
 
 
-async def _execute(
-    connection: Connection, statement: Statement, params: Mapping[str, object], *, prepare: bool | None
-) -> AsyncCursor[DictRow]:
-    cursor = AsyncRawCursor(connection, row_factory=dict_row)
-    return await cursor.execute(statement.text, statement.values(params), prepare=prepare, binary=True)
+def _cursor(connection: Connection) -> AsyncRawCursor[Match]:
+    return AsyncRawCursor(connection, row_factory=_matches)
+
+
+def _matches(_cursor: object) -> Callable[[Sequence[Any]], Match]:
+    """Makes matches of rows without a call of Python's for each."""
+    return functools.partial(tuple.__new__, Match)  # pyright: ignore[reportUnknownMemberType]
 
 
 def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[Statement, dict[str, object]]:
@@ -320,10 +346,6 @@ def _compose(
         return nearest
     both = keyword_search.both(table, names, condition, nearest=nearest)
     return both if leg == "both" else sparse_search.beside(table, names, condition, both=both)
-
-
-def _store(id: str, row: dict[str, Any]) -> Store:
-    return Store(id, row["model"], row["dimension"], row["is_expired"], row["is_idle"], _segments(row["segments"]))
 
 
 @functools.lru_cache(MAX_KNOWN)
