@@ -90,6 +90,7 @@ def by_text(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
             stack.print_table(load.run(), base=once)
 
             load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])
+            load.insert(served.url, path(store), [json.dumps(asked(one)).encode() for one in seen], clients=CLIENTS)
             load.add_http("by vector", served.url, path(store), vectors, clients=CLIENTS)
             load.add_http("by text, seen before", served.url, path(store), list(map(asked, seen)), clients=CLIENTS)
             print("\nQuestions that were asked before")
