@@ -83,12 +83,14 @@ def by_text(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
         environment = {"EMBEDDING__BASE_URL": proxy_url, "EMBEDDING__API_KEY": MASTER_KEY}
         with stack.api(postgres, **environment) as served:
             load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid])
-            once = "a proxied embedding each"
-            load.add_http(once, proxy_url, "/v1/embeddings", embedding, clients=CLIENTS, key=MASTER_KEY)
+            alone = "a proxied embedding each"
+            load.add_http(alone, proxy_url, "/v1/embeddings", embedding, clients=CLIENTS, key=MASTER_KEY)
             load.add_http("by text, all new", served.url, path(store), list(map(asked, new)), clients=CLIENTS)
             print(f"\nBy text, {store.count} chunks, {CLIENTS} clients; of the first, only the embedding is timed")
-            stack.print_table(load.run(), base=once)
+            stack.print_table(load.run(), base=alone)
 
+            once = [json.dumps(asked(question)).encode() for question in seen]
+            Load(seconds=60, rounds=1, servers=[served.pid]).insert(served.url, path(store), once, clients=CLIENTS)
             load = Load(seconds=options.seconds, rounds=options.rounds, servers=[served.pid, postgres.process.pid])
             load.add_http("by vector", served.url, path(store), vectors, clients=CLIENTS)
             load.add_http("by text, seen before", served.url, path(store), list(map(asked, seen)), clients=CLIENTS)
