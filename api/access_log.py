@@ -2,22 +2,22 @@
 
 import logging
 import re
+import secrets
 import sys
 import time
-import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import orjson
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from api import tracing
 from api.answers import failure
 from api.errors import InternalError
 from api.metrics import Metrics
-from api.observation import Observation, observed
+from api.observation import Observation
 from api.services.keys import Caller
 from api.settings import Settings
 
@@ -82,7 +82,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
+        request_id = sent if REQUEST_ID.fullmatch(sent) else f"req_{secrets.token_hex(16)}"
         started = time.perf_counter()
         status, has_started = 500, False
         state: dict[str, Any] = scope.setdefault("state", {})  # in which the authentication leaves the caller
@@ -100,11 +100,8 @@ class AccessLog:
             await send(message)
 
         is_quiet = scope["path"] in QUIET_PATHS
-        with (
-            structlog.contextvars.bound_contextvars(request_id=request_id),
-            observed() as observation,
-            nullcontext() if is_quiet else tracing.request_span(scope) as span,
-        ):
+        bound = bind_contextvars(request_id=request_id)
+        with Observation() as observation, tracing.NO_SPAN if is_quiet else tracing.request_span(scope) as span:
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:  # nobody stands before this: the caller gets an answer, the log the rest
@@ -128,6 +125,7 @@ class AccessLog:
                         **_caller_facts(state.get("caller")),
                         **observation.facts(),
                     )
+                reset_contextvars(**bound)
 
 
 def _traced_facts(method: str, status: int, observation: Observation, request_id: str) -> dict[str, str | int]:

@@ -42,12 +42,17 @@ _TAGS = frozenset({"eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "and", "or
 
 
 class Json(Response):
-    """What is ours already, written as JSON without another look at it."""
+    """What is ours already, written as JSON without another look at it, and at no header that is not there."""
 
     media_type = "application/json"
 
-    def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.status_code = status_code
+        self.background = None
+        self.body = orjson.dumps(content)
+        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+        if headers:
+            self.raw_headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def failure(error: ApiError, *, headers: Mapping[str, str] | None = None) -> Json:

@@ -26,6 +26,8 @@ from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+OPERATIONS = PUBLIC_PATHS | {METRICS_PATH}  # which have no version
+
 
 class AnyBase:
     """ASGI middleware for bases with `/v1`, without it, and with it twice: all lead to the routes under `/v1`.
@@ -38,11 +40,12 @@ class AnyBase:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS | {METRICS_PATH}:
+        if scope["type"] == "http" and scope["path"] not in OPERATIONS:
             path: str = scope["path"]
             while path.startswith("/v1/"):
                 path = path.removeprefix("/v1")
-            scope = {**scope, "path": f"/v1{path}"}
+            if (path := f"/v1{path}") != scope["path"]:
+                scope = {**scope, "path": path}
         try:
             await self._app(scope, receive, send)
         finally:
@@ -88,6 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("quiver"),
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours are AccessLog's
         middleware=[
             Middleware(AccessLog, metrics=resources.metrics),
             Middleware(AnyBase),

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from api import tracing
-from api.observation import Observation, observed
+from api.observation import Observation
 
 PREFIX = "quiver_"
 CONTENT_TYPE = "text/plain; version=0.0.4"
@@ -67,7 +67,7 @@ class Metrics:
     async def job(self, task: str) -> AsyncGenerator[Observation]:
         """Count what is carried out inside as a job of a task."""
         started, outcome = time.perf_counter(), "failed"
-        with observed() as observation, tracing.span(task, kind="CONSUMER"):
+        with Observation() as observation, tracing.span(task, kind="CONSUMER"):
             try:
                 yield observation
                 outcome = "succeeded"

@@ -6,11 +6,10 @@ metrics and the traces are made of it. It never holds a key or a text.
 
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar
 
 from api import tracing
 
@@ -27,10 +26,21 @@ UNMATCHED = "other"  # the one name of all paths that are no route: anybody can 
 
 @dataclass
 class Observation:
+    """A context manager: what is done inside is what is observed, the tasks it starts included."""
+
     route: str = UNMATCHED
     vector_store_id: str | None = None
     # Added up over the calls of a stage; those that run side by side count each by itself.
     seconds: dict[Stage, float] = field(default_factory=dict[Stage, float])
+    _token: "Token[Observation | None] | None" = None
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None  # set on entering
+        _current.reset(self._token)
 
     def see(self, scope: Any) -> None:
         """Take route and store from an ASGI scope that has been routed."""
@@ -48,33 +58,26 @@ _current: ContextVar[Observation | None] = ContextVar("observation", default=Non
 _stages: ContextVar[frozenset[Stage]] = ContextVar("stages", default=frozenset())
 
 
-@contextmanager
-def observed() -> Generator[Observation]:
-    """Observe what is done inside, the tasks it starts included."""
-    observation = Observation()
-    token = _current.set(observation)
-    try:
-        yield observation
-    finally:
-        _current.reset(token)
-
-
 def current() -> Observation | None:
     return _current.get()
 
 
-@asynccontextmanager
-async def measured(stage: Stage) -> AsyncGenerator[None]:
-    """Add the time that passes inside to a stage of what is observed, if anything is."""
-    observation = _current.get()
-    started = time.perf_counter()
-    try:
-        with tracing.span(stage, kind="CLIENT", attributes=DATABASE if stage == "sql" else None):
-            yield
-    finally:
-        if observation is not None:
-            seconds = time.perf_counter() - started
-            observation.seconds[stage] = observation.seconds.get(stage, 0.0) + seconds
+class Stopwatch:
+    """A context manager that adds the time that passes inside to a stage of what is observed, if anything is."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage: Stage = stage
+        self._span = tracing.span(stage, kind="CLIENT", attributes=DATABASE if stage == "sql" else None)
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+        self._span.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self._span.__exit__(*raised)
+        if (observation := _current.get()) is not None:
+            seconds = time.perf_counter() - self._started
+            observation.seconds[self._stage] = observation.seconds.get(self._stage, 0.0) + seconds
 
 
 def timed(
@@ -89,7 +92,7 @@ def timed(
                 return await function(*args, **kwargs)
             token = _stages.set(frozenset((*_stages.get(), stage)))
             try:
-                async with measured(stage):
+                with Stopwatch(stage):
                     return await function(*args, **kwargs)
             finally:
                 _stages.reset(token)

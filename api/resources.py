@@ -86,7 +86,8 @@ class Resources:
 
     def within(self, scope: Scope) -> "Resources":
         """The same, with a database of which only what the scope allows can be seen."""
-        return self if scope == self.database.scope else replace(self, database=self.database.within(scope))
+        own = self.database.scope
+        return self if scope is own or scope == own else replace(self, database=self.database.within(scope))
 
     def on_replica(self, replica: Replica) -> "Resources":
         """The same, with a replica for the database."""

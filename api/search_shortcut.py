@@ -68,8 +68,9 @@ async def _read(receive: Receive, *, limit: int) -> list[Message]:
 def _request(read: list[Message]) -> SearchRequest | None:
     if read[-1]["type"] != "http.request" or read[-1].get("more_body", False):
         return None
+    body = b"".join([message.get("body", b"") for message in read])
     try:
-        return SearchRequest.model_validate(orjson.loads(b"".join(message.get("body", b"") for message in read)))
+        return SearchRequest.model_validate(orjson.loads(body))
     except (orjson.JSONDecodeError, ValidationError):
         return None
 

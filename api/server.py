@@ -63,6 +63,7 @@ def _serve(app: "_RememberFailure", listener: socket.socket) -> None:
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
+        proxy_headers=False,  # nobody asks from where a request came
         backlog=BACKLOG,
     )
     try:

@@ -6,7 +6,7 @@ error its type alone.
 
 import os
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from api.errors import ConfigurationError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 Kind = Literal["SERVER", "CLIENT", "CONSUMER", "INTERNAL"]
+NO_SPAN: "AbstractContextManager[Span | None]" = nullcontext()
 
 
 class _Tracing:
@@ -59,24 +60,34 @@ def stop() -> None:
         provider.shutdown()
 
 
-@contextmanager
 def span(
     name: str,
     *,
     kind: Kind = "INTERNAL",
     attributes: Mapping[str, str] | None = None,
     headers: Iterable[tuple[bytes, bytes]] = (),
-) -> "Generator[Span | None]":
+) -> "AbstractContextManager[Span | None]":
     """A span around what is done inside, below the one around it or, first of all, the one that `headers` name."""
     if _tracing.provider is None:
-        yield None
-        return
+        return NO_SPAN
+    return _span(_tracing.provider, name, kind=kind, attributes=attributes, headers=headers)
+
+
+@contextmanager
+def _span(
+    provider: "TracerProvider",
+    name: str,
+    *,
+    kind: Kind,
+    attributes: Mapping[str, str] | None,
+    headers: Iterable[tuple[bytes, bytes]],
+) -> "Generator[Span]":
     from opentelemetry.trace import SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers}
     context = TraceContextTextMapPropagator().extract(carrier) if carrier else None
-    tracer = _tracing.provider.get_tracer("quiver")
+    tracer = provider.get_tracer("quiver")
     with tracer.start_as_current_span(
         name,
         context=context,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import Literal, NamedTuple
 
 from api import fusion, reranking
@@ -13,6 +14,7 @@ from api.schemas import RANKERS, RankingOptions, SearchRequest
 from api.tables.searches import Match
 
 DEFAULT_CANDIDATES = 50
+NO_OPTIONS = RankingOptions()
 DEFAULT_ALPHA = 0.7  # of 0.5 to 0.8 the best on the sets of `make bench-quality`
 
 
@@ -62,10 +64,7 @@ class Legs:
     is_indexed: bool
 
 
-@dataclass(frozen=True)
-class Ranked:
-    match: Match
-    score: float  # 0 to 1
+Ranked = tuple[Match, float]  # with its score, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def plan(request: SearchRequest, table: ChunkTable, *, limit: int, has_sparse_mo
         InvalidRequest: they ask for words, or for sparse vectors, and there are none in the question or no index of
             them.
     """
-    options = request.ranking_options or RankingOptions()
+    options = request.ranking_options or NO_OPTIONS
     mode = _mode(options)
     weights = _weights(options, has_sparse_model=has_sparse_model)
     if mode in ("keyword", "sparse", "hybrid"):
@@ -152,11 +151,11 @@ def _legs(found: Sequence[Sequence[Match]], *, candidates: int) -> Legs:
     shares: list[dict[str, float]] = []
     sparse: list[dict[str, float]] = []
     for matches in found:
-        by_words = {match["id"]: share for match in matches if (share := match["text_score"]) is not None}
-        distances = {match["id"]: match["distance"] for match in matches}
+        by_words = {match.id: share for match in matches if (share := match.text_score) is not None}
+        distances = {match.id: match.distance for match in matches}
         near = {id: _similarity(distance) for id, distance in distances.items() if distance is not None}
-        of_vectors = {match["id"] for match in matches if match["text_score"] is None}
-        weighed = {match["id"]: score for match in matches if (score := match["sparse_score"]) is not None}
+        of_vectors = {match.id for match in matches if match.text_score is None}
+        weighed = {match.id: score for match in matches if (score := match.sparse_score) is not None}
         # With the leg of the sparse vectors more is found by vectors than each of the two would give.
         nearest.append(_best({id: score for id, score in near.items() if id in of_vectors}, candidates))
         similarity.append(near)
@@ -167,8 +166,8 @@ def _legs(found: Sequence[Sequence[Match]], *, candidates: int) -> Legs:
         similarity=fusion.best(similarity),
         shares=fusion.best(shares),
         sparse=fusion.best(sparse),
-        matches={match["id"]: match for matches in found for match in matches},
-        is_indexed=all(match["is_indexed"] for matches in found for match in matches),
+        matches={match.id: match for matches in found for match in matches},
+        is_indexed=all(match.is_indexed for matches in found for match in matches),
     )
 
 
@@ -186,15 +185,16 @@ async def rank(
         ModelUnavailable: it is away, and RERANK__REQUIRED is set.
     """
     if plan.mode == "vector" and plan.reranker is None and len(found_by_question) == 1:  # nothing to fuse
-        ranked = [Ranked(match, _similarity(match["distance"] or 0.0)) for match in found_by_question[0]]
-        return Answer(sorted(ranked, key=lambda one: (-one.score, one.match["id"])))
+        by_id = sorted(found_by_question[0], key=attrgetter("id"))
+        ranked = [(match, _similarity(match.distance or 0.0)) for match in by_id]
+        return Answer(sorted(ranked, key=itemgetter(1), reverse=True))
     found = _legs(found_by_question, candidates=plan.candidates)
     scores = _fuse(plan, found)
     order = fusion.ordered(scores)
     if plan.reranker is None or not order:
-        return Answer([Ranked(found.matches[id], scores[id]) for id in order])
+        return Answer([(found.matches[id], scores[id]) for id in order])
     window = order[: plan.candidates]
-    texts = [found.matches[id]["text"] for id in window]
+    texts = [found.matches[id].text for id in window]
     settings = resources.settings.rerank
     try:
         by_question = await asyncio.gather(
@@ -206,9 +206,9 @@ async def rank(
     except ModelUnavailable:
         if settings.required:
             raise
-        return Answer([Ranked(found.matches[id], scores[id]) for id in order], is_rerank_missing=True)
+        return Answer([(found.matches[id], scores[id]) for id in order], is_rerank_missing=True)
     reranked = fusion.best([dict(zip(window, scores, strict=True)) for scores in by_question])
-    return Answer([Ranked(found.matches[id], reranked[id]) for id in fusion.ordered(reranked)])
+    return Answer([(found.matches[id], reranked[id]) for id in fusion.ordered(reranked)])
 
 
 def _fuse(plan: Plan, found: Legs) -> Mapping[str, float]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 
@@ -14,7 +14,7 @@ from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
 from api.services import ranking, stores
-from api.services.ranking import Answer, Mode, Plan, Ranked
+from api.services.ranking import Answer, Mode, Plan
 from api.sparse import DIMENSION, Weights
 from api.tables import searches
 from api.tables.database import Connection
@@ -169,6 +169,7 @@ async def _find(
         max_exact=resources.settings.sparse.max_exact_chunks,
     )
     async with resources.database.connection() as connection:
+        search = await resources.known_stores.sampled(connection, table, known, search)
         store, found = await searches.search(connection, table, known, search, asked)
         return await _searched(resources, connection, known.id, store), found
 
@@ -217,7 +218,7 @@ def _misfit(id: str, query: Vector, dimension: int | None) -> InvalidRequest:
 
 
 def _results(answer: Answer, threshold: float, limit: int, *, has_attributes: bool) -> list[SearchResult]:
-    return [_result(ranked, has_attributes) for ranked in answer.ranked[:limit] if ranked.score >= threshold]
+    return [_result(match, score, has_attributes) for match, score in answer.ranked[:limit] if score >= threshold]
 
 
 def _rewriter(resources: Resources, request: SearchRequest) -> str | None:
@@ -261,20 +262,21 @@ def _questions(request: SearchRequest) -> list[str]:
             return questions
 
 
-def _result(ranked: Ranked, has_attributes: bool) -> SearchResult:
-    match = ranked.match
-    text = match["attributes"]
-    is_plain = text is not None and _is_plain(text)
-    # A table of somebody else's may have any JSON here.
-    metadata = _map(None if text is None or (is_plain and '"filename"' not in text) else orjson.loads(text))
-    attributes = orjson.Fragment(text) if text is not None and is_plain else _attributes(metadata)
-    return {
-        "file_id": match["file_id"] or match["id"],
-        "filename": match["filename"] or _filename(metadata) or match["id"],
-        "score": ranked.score,
+def _result(match: Match, score: float, has_attributes: bool) -> SearchResult:
+    text, filename = match.attributes, match.filename
+    attributes: Any = None
+    if text is not None:
+        is_plain = _is_plain(text)
         # A fragment is JSON already: the same map, without being read and written.
-        "attributes": cast("dict[str, Any] | None", attributes) if has_attributes else None,
-        "content": [{"type": "text", "text": match["text"]}],
+        attributes = orjson.Fragment(text) if is_plain else _attributes(_map(text))
+        if not filename and '"filename"' in text:
+            filename = _filename(_map(text))
+    return {
+        "file_id": match.file_id or match.id,
+        "filename": filename or match.id,
+        "score": score,
+        "attributes": attributes if has_attributes else None,
+        "content": [{"type": "text", "text": match.text}],
     }
 
 
@@ -283,8 +285,10 @@ def _is_plain(text: str) -> bool:
     return text.startswith("{") and text.find("{", 1) < 0 and "[" not in text and "null" not in text
 
 
-def _map(value: object) -> dict[str, Any] | None:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+def _map(text: str) -> dict[str, Any] | None:
+    """What the JSON is if it is a map: a table of somebody else's may have anything there."""
+    value: Any = orjson.loads(text)
+    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]  # JSON's keys are texts
 
 
 def _filename(metadata: dict[str, Any] | None) -> str | None:

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from api.errors import DatabaseUnavailable, InvalidRequest
 from api.field_mapping import ChunkTable
-from api.observation import measured
+from api.observation import Stopwatch
 from api.settings import Settings
 from api.tables import chunk_table, scope
 from api.tables.database_url import parse_url, uses_transaction_pooler
@@ -146,22 +146,22 @@ class Database:
         """
         is_broken = False
         try:
-            async with (
-                asyncio.timeout(None if is_long else self._answer_seconds),
-                measured("sql"),  # the wait for a connection included
-                self._pool.connection() as connection,
-            ):
-                connection.scope = self.scope
-                try:
-                    if self.scope.tenant and await scope.is_policed(connection):
-                        async with connection.transaction():
-                            await scope.set_policy(connection)
+            async with asyncio.timeout(None if is_long else self._answer_seconds):
+                with Stopwatch("sql"):  # the wait for a connection included
+                    # Not the pool's own context manager, which would end a transaction: there is none outside ours.
+                    connection = await self._pool.getconn()
+                    connection.scope = self.scope
+                    try:
+                        if self.scope.tenant and await scope.is_policed(connection):
+                            async with connection.transaction():
+                                await scope.set_policy(connection)
+                                yield connection
+                        else:
                             yield connection
-                    else:
-                        yield connection
-                finally:
-                    connection.scope = NOTHING
-                    is_broken = connection.broken
+                    finally:
+                        connection.scope = NOTHING
+                        is_broken = connection.broken
+                        await self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
         except TimeoutError as error:

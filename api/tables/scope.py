@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 
 from api.tables import keyset
 from api.tables.keyset import Position
+from api.tables.waiting import WatchedConnection
 
 DEFAULT_TENANT: Final = "default"  # what is made without a tenant belongs to it
 
@@ -85,11 +86,13 @@ EVERYTHING: Final = Scope()
 NOTHING: Final = Scope(tenant="")  # no tenant has an empty name
 
 
-class Connection(psycopg.AsyncConnection[DictRow]):
+class Connection(WatchedConnection):
     """A connection that knows for whom it is used; `Database` says so whenever it hands one out."""
 
     scope: Scope = NOTHING
     is_policed: bool | None = None  # whether row-level security binds its role; None: not asked yet
+    # That of its searches: one that repeats its statement knows the types already.
+    searches: psycopg.AsyncRawCursor[Any] | None = None
 
 
 def visible(connection: Connection, table: Table) -> tuple[sql.SQL, dict[str, Any]]:

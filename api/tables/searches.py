@@ -9,14 +9,13 @@ import functools
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, LiteralString, TypedDict, TypeVar, cast
+from typing import Any, Final, Literal, LiteralString, NamedTuple, TypeVar
 
 import orjson
-from psycopg import AsyncCursor, AsyncRawCursor, sql
+from psycopg import AsyncRawCursor, sql
 from psycopg import errors as pg
-from psycopg.rows import DictRow, dict_row
 
 from api.field_mapping import ChunkTable
 from api.schemas import Filter
@@ -25,6 +24,7 @@ from api.tables import keyword_search, scope, sparse_search, vector_search, vect
 from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
+from api.tables.filter_samples import FilterSamples, Sample
 from api.tables.scope import Kind, Scope
 from api.tables.sparse_index import storable as storable_weights
 from api.tables.vector_index import Segment
@@ -56,8 +56,8 @@ WHERE vector_stores.id = %(vector_store_id)s AND {visible}
 
 # The attributes as text: most leave as they are. Without a chunk the store's row comes alone.
 SEARCH_STORE = f"""
-SELECT quiver_store.*, found.id, found.file_id, found.filename, found.attributes::text AS attributes, found.text,
-       found.distance, {{scores}}
+SELECT found.id, found.file_id, found.filename, found.attributes::text AS attributes, found.text, found.distance,
+       {{scores}}, quiver_store.*
 FROM ({STORE}) AS quiver_store
 LEFT JOIN LATERAL ({{legs}}) AS found ON true
 """  # noqa: S608
@@ -96,11 +96,12 @@ class Store:
     segments: tuple[Segment, ...] = ()  # that have an index
 
 
-class Match(TypedDict):
-    """A chunk that a leg found: by its words if it has a `text_score`, by one of its vectors otherwise.
+class Match(NamedTuple):
+    """A chunk that a leg found, as `SEARCH_STORE` has it: by its words if it has a `text_score`, else by a vector.
 
     `distance` is the cosine distance, 0 to 2, and None for want of a query's vector; `text_score` the share of what
-    BM25 could give at most; `sparse_score`, of whatever leg found it, None where it has nothing of the question.
+    BM25 could give at most; `sparse_score`, of whatever leg found it, None where it has nothing of the question. Behind
+    them stands what the chunk's store is.
     """
 
     id: str
@@ -112,6 +113,16 @@ class Match(TypedDict):
     text_score: float | None
     sparse_score: float | None
     is_indexed: bool
+    model: str | None
+    dimension: int | None
+    is_expired: bool
+    is_idle: bool
+    segments: str | None
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether it is one: where no chunk is found, the store comes alone."""
+        return self.id is not None  # pyright: ignore[reportUnnecessaryComparison]  # which is not a match
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,7 @@ class Search:
     filter: Filter | None
     limit: int
     ef_search: int | None = None  # candidates of an index; None: as many as the limit needs
+    sample: Sample | None = None  # of the filter; None: the chunks that it fits are compared one by one
     sparse_model: str | None = None  # that weighed the questions
     max_exact: int = 0  # chunks of a store all of whose sparse vectors are compared
 
@@ -163,6 +175,7 @@ class KnownStores:
     def __init__(self) -> None:
         self._stores: OrderedDict[tuple[Scope, str], Store] = OrderedDict()
         self._touched: OrderedDict[str, float] = OrderedDict()
+        self._samples = FilterSamples()
 
     def find(self, scope: Scope, id: str) -> Store | None:
         return self._stores.get((scope, id))
@@ -173,6 +186,13 @@ class KnownStores:
             self._stores.pop((scope, id), None)
         else:
             _put(self._stores, (scope, id), store)
+
+    async def sampled(self, connection: Connection, table: ChunkTable, known: Store, search: Search) -> Search:
+        """The search with a sample of its filter, if one could make a difference."""
+        if search.filter is None or not known.segments or search.leg in ("keyword", "sparse"):
+            return search
+        sample = await self._samples.get(connection, table, known.id, known.segments, search.filter)
+        return replace(search, sample=sample)
 
     def may_touch(self, id: str) -> bool:
         """Whether it is this search's turn to mark the store as active: of all that find it idle, one in a minute."""
@@ -192,7 +212,9 @@ def _put(known: OrderedDict[K, V], key: K, value: V) -> None:
 
 async def find_store(connection: Connection, id: str) -> Store | None:
     row = await (await scope.execute(connection, VectorStores.TABLE, STORE, {"vector_store_id": id})).fetchone()
-    return None if row is None else _store(id, row)
+    if row is None:
+        return None
+    return Store(id, row["model"], row["dimension"], row["is_expired"], row["is_idle"], _segments(row["segments"]))
 
 
 async def touch(connection: Connection, id: str) -> None:
@@ -227,13 +249,25 @@ async def search(
         "max_exact": search.max_exact,
         **keyword_search.BOUNDS,
     }
-    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
-    prepare = None if search.filter is None else False
-    async with connection.pipeline() if len(asked) > 1 else contextlib.nullcontext():
-        cursors = [await _execute(connection, composed, params | _params(table, one), prepare=prepare) for one in asked]
-        found = [await cursor.fetchall() for cursor in cursors]
-    store = _store(known.id, found[0][0]) if found[0] else None
-    return store, [[cast("Match", row) for row in rows if row["id"] is not None] for rows in found]
+    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by where no index decides.
+    prepare = None if search.filter is None or _indexes(known, search) is not None else False
+    all_values = [composed.values(params | _params(table, one)) for one in asked]
+    if len(asked) == 1:
+        if connection.searches is None:
+            connection.searches = _cursor(connection)
+        await connection.searches.execute(composed.text, all_values[0], prepare=prepare, binary=True)
+        found: list[list[Match]] = [await connection.searches.fetchall()]
+    else:
+        async with connection.pipeline():
+            cursors = [_cursor(connection) for _ in asked]
+            for cursor, values in zip(cursors, all_values, strict=True):
+                await cursor.execute(composed.text, values, prepare=prepare, binary=True)
+            found = [await cursor.fetchall() for cursor in cursors]
+    if not found[0]:
+        return None, []
+    first = found[0][0]
+    store = Store(known.id, first.model, first.dimension, first.is_expired, first.is_idle, _segments(first.segments))
+    return store, [rows if rows and rows[0].has_chunk else [] for rows in found]
 
 
 def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
@@ -245,11 +279,13 @@ def _params(table: ChunkTable, asked: Asked) -> dict[str, object]:
     return own
 
 
-async def _execute(
-    connection: Connection, statement: Statement, params: Mapping[str, object], *, prepare: bool | None
-) -> AsyncCursor[DictRow]:
-    cursor = AsyncRawCursor(connection, row_factory=dict_row)
-    return await cursor.execute(statement.text, statement.values(params), prepare=prepare, binary=True)
+def _cursor(connection: Connection) -> AsyncRawCursor[Match]:
+    return AsyncRawCursor(connection, row_factory=_matches)
+
+
+def _matches(_cursor: object) -> Callable[[Sequence[Any]], Match]:
+    """Makes matches of rows without a call of Python's for each."""
+    return functools.partial(tuple.__new__, Match)  # pyright: ignore[reportUnknownMemberType]
 
 
 def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tuple[Statement, dict[str, object]]:
@@ -257,14 +293,25 @@ def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tu
 
     Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
     """
-    through = None
-    if known.segments and known.dimension is not None and search.leg not in ("keyword", "sparse"):
-        through = Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+    through = _indexes(known, search)
     if search.filter is None:
         return _unfiltered(table, search.leg, through, kind), {}
     condition, params = compile_condition(table, search.filter)
     legs = _compose(table, search.leg, condition, through, is_filtered=True)
     return _around(legs, search.leg, kind), params
+
+
+def _indexes(known: Store, search: Search) -> Indexes | None:
+    """Those that the search goes through, if it does not compare all chunks, or all that its filter fits."""
+    if not known.segments or known.dimension is None or search.leg in ("keyword", "sparse"):
+        return None
+    if search.filter is not None and (search.sample is None or _is_looked_up(search.sample, known, search.limit)):
+        return None
+    return Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+
+
+def _is_looked_up(sample: Sample, known: Store, limit: int) -> bool:
+    return vector_search.is_looked_up(sample.share, chunks=sample.chunks, segments=len(known.segments), limit=limit)
 
 
 @functools.lru_cache(MAX_KNOWN)
@@ -298,10 +345,6 @@ def _compose(
         return nearest
     both = keyword_search.both(table, names, condition, nearest=nearest)
     return both if leg == "both" else sparse_search.beside(table, names, condition, both=both)
-
-
-def _store(id: str, row: dict[str, Any]) -> Store:
-    return Store(id, row["model"], row["dimension"], row["is_expired"], row["is_idle"], _segments(row["segments"]))
 
 
 @functools.lru_cache(MAX_KNOWN)
