@@ -26,7 +26,9 @@ needs_emulator = pytest.mark.skipif(
 # `make test-lambda`: the package to serve instead of this code, and a Python with the runtime client alone.
 PACKAGE = os.environ.get("QUIVER_LAMBDA_PACKAGE", "")
 PYTHON = os.environ.get("QUIVER_LAMBDA_PYTHON", sys.executable)
-not_on_lambda = pytest.mark.skipif(bool(PACKAGE), reason="AWS Lambda lets no more than 6 MB through")
+not_on_lambda = pytest.mark.skipif(
+    bool(PACKAGE), reason="AWS Lambda gets whole bodies of up to 6 MB, and none in pieces"
+)
 
 
 @dataclass(frozen=True)

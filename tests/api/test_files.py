@@ -19,6 +19,7 @@ from api.blobs import READ_BYTES, WRITE_BYTES
 from api.resources import Resources
 from api.services import files
 from tests.conftest import KEY, Serve, make_settings, raw
+from tests.lambda_environments import not_on_lambda
 from tests.servers import Server
 from tests.working import opened
 
@@ -373,6 +374,7 @@ async def test_what_is_no_form_is_refused(http: httpx.AsyncClient, content_type:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_content_type")
 
 
+@not_on_lambda
 async def test_fields_may_come_in_any_order_and_in_any_pieces(http: httpx.AsyncClient) -> None:
     body = (FILE + PURPOSE + END).encode()
 
@@ -407,6 +409,7 @@ async def test_what_is_too_large_for_an_answer_is_read_in_ranges(serve: Serve, s
     assert part.read() == b"hel"
 
 
+@not_on_lambda
 async def test_an_upload_that_says_it_is_too_large_is_not_read(serve: Serve, settings: dict[str, Any]) -> None:
     async def unread() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")
