@@ -96,7 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(AccessLog, metrics=resources.metrics),
             Middleware(AnyBase),
             Middleware(Authenticate, key=key, resources=resources),
-            Middleware(Limit, settings=settings),
+            Middleware(Limit, resources=resources),
             Middleware(Idempotency, resources=resources),
             Middleware(SearchShortcut),
         ],

@@ -1,7 +1,9 @@
 """The `Idempotency-Key` header: a POST that is sent again gets its first answer, and is not carried out again."""
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -10,11 +12,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.answers import failure
+from api.answers import Json, failure
 from api.auth import KEYS, PUBLIC_PATHS, TENANT_HEADER
 from api.errors import ApiError, Conflict, InvalidRequest
 from api.resources import Resources
 from api.services import idempotency
+from api.tables.database import Connection
 from api.tables.idempotency_keys import Claim, Kept
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -54,6 +57,14 @@ class Idempotency:
         return await self._carry_out(scope, request, claim) if kept is None else await _replay(kept, request)
 
     async def _carry_out(self, scope: Scope, request: "_Request", claim: Claim) -> Response:
+        is_settled = False
+
+        async def settle(connection: Connection, answer: Mapping[str, Any]) -> None:
+            nonlocal is_settled
+            await idempotency.keep_on(connection, claim, _kept(request, Json(answer)))
+            is_settled = True
+
+        scope["state"]["settle"] = settle
         async with AsyncExitStack() as undo:
             undo.push_async_callback(idempotency.release, self._resources, claim)
             async with idempotency.renewed(self._resources, claim):
@@ -63,7 +74,8 @@ class Idempotency:
                 # A refusal of a body that was not read, or did not come to its end, cannot be told from others.
                 if idempotency.is_final(answer.status_code) and request.is_complete:
                     undo.pop_all()  # it is done: from here on, the key is used
-                    await idempotency.keep(self._resources, claim, _kept(request, answer))
+                    if not (is_settled and answer.status_code < 300):
+                        await idempotency.keep(self._resources, claim, _kept(request, answer))
         return answer
 
 

@@ -1,12 +1,10 @@
-"""How much at once: requests of a key in a minute, and searches at the same time. Both are counted per process.
+"""How much at once: requests of a key in a minute, and searches of a process at the same time.
 
 What is too much is refused at once, before its body is read, and told when to come again.
 """
 
 import math
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,72 +12,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.answers import failure
 from api.auth import is_search
 from api.errors import TooManyRequests
+from api.resources import Resources
 from api.services.keys import Caller
-from api.settings import Settings
-
-MAX_BUCKETS = 100_000  # of as many keys; the one that was not used for longest is forgotten, and so is full again
-MINUTE = 60.0
-
-
-@dataclass
-class _Bucket:
-    """What a key may still send: as many requests as it may in a minute, each coming back when its time is over."""
-
-    tokens: float
-    filled_at: float
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a key stands after a request; it waits for `wait_seconds` if that was one too many."""
-
-    limit: int
-    remaining: int
-    reset_seconds: float
-    wait_seconds: float
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """OpenAI's."""
-        return {
-            "x-ratelimit-limit-requests": str(self.limit),
-            "x-ratelimit-remaining-requests": str(self.remaining),
-            "x-ratelimit-reset-requests": f"{math.ceil(self.reset_seconds * 1000)}ms",
-        }
-
-
-class Rates:
-    def __init__(self) -> None:
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
-
-    def take(self, key_id: str, limit: int, *, now: float) -> Standing:
-        """Count a request of a key that may send `limit` in a minute; `now` in seconds of any clock."""
-        bucket = self._buckets.setdefault(key_id, _Bucket(limit, now))
-        self._buckets.move_to_end(key_id)
-        if len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)
-        seconds_each = MINUTE / limit
-        bucket.tokens = min(limit, bucket.tokens + (now - bucket.filled_at) / seconds_each)
-        bucket.filled_at = now
-        is_allowed = bucket.tokens >= 1
-        if is_allowed:
-            bucket.tokens -= 1
-        return Standing(
-            limit=limit,
-            remaining=int(bucket.tokens),
-            reset_seconds=(limit - bucket.tokens) * seconds_each,
-            wait_seconds=0 if is_allowed else (1 - bucket.tokens) * seconds_each,
-        )
+from api.services.rates import Rates, Standing
 
 
 class Limit:
     """ASGI middleware that refuses what is too much. It stands behind the authentication, which says whose it is."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, resources: Resources) -> None:
         self._app = app
+        settings = resources.settings
         self._requests_per_minute = settings.max_requests_per_minute
         self._max_searches = settings.max_concurrent_searches
-        self._rates = Rates()
+        self._rates = Rates(resources)
         self._searches = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,8 +35,8 @@ class Limit:
             return
         limit = caller.requests_per_minute or self._requests_per_minute
         if limit is not None:
-            standing = self._rates.take(caller.api_key_id or "", limit, now=time.monotonic())
-            if standing.wait_seconds:
+            standing = await self._rates.take(caller.api_key_id or "", limit, now=time.monotonic())
+            if not standing.is_allowed:
                 await _refusal(standing)(scope, receive, send)
                 return
             send = _with_headers(send, standing.headers)

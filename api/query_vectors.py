@@ -1,19 +1,21 @@
 """Vectors of queries: remembered, asked for once however many ask at a time, and many in one call under load.
 
-A call to the proxy costs it 5 to 25 ms of processor time however many texts it has. Nobody waits for company: while
-fewer than `PARALLEL_CALLS` calls are under way, a query goes off at once; what arrives behind that many goes together
-when one of them ends.
+A call costs the proxy some 20 ms of processor time however many texts it has. A lone query goes off at once. Others
+wait until they are as many as those of their model that are under way, or a call ends: so calls grow with the load, and
+of two large ones one is embedded while what the other brought is searched for.
 """
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from api.errors import InvalidRequest
 from api.observation import timed
 
-PARALLEL_CALLS: Final = 2  # one that the proxy works on, and one that is on its way
+MAX_CALLS: Final = 4  # under way for one model
 MAX_TEXTS: Final = 64  # in one call
 
 _Model = tuple[str, int]  # its name and the dimension of its vectors
@@ -38,6 +40,21 @@ class Source(Protocol[V_co]):
     def embed(self, texts: Sequence[str], *, model: str, dimension: int) -> Awaitable[Iterable[V_co]]: ...
 
 
+@dataclass
+class _Line:
+    """The queries of one model that have no vector yet."""
+
+    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict[str, None])
+    under_way: int = 0
+    calls: int = 0
+
+    def next_call(self) -> list[str]:
+        """The texts that go off together; none while others may still join them."""
+        if not self.waiting or len(self.waiting) < self.under_way or self.calls == MAX_CALLS:
+            return []
+        return [self.waiting.popitem(last=False)[0] for _ in range(min(len(self.waiting), MAX_TEXTS))]
+
+
 class QueryVectors(Generic[V]):
     """A client of an embedding service as searches use it. One of each for a process."""
 
@@ -45,7 +62,7 @@ class QueryVectors(Generic[V]):
         self._embeddings = embeddings
         self._cache: _Cache[V] = _Cache(cache_bytes)
         self._pending: dict[_Key, asyncio.Future[V]] = {}
-        self._waiting: defaultdict[_Model, OrderedDict[str, None]] = defaultdict(OrderedDict)
+        self._lines: dict[_Model, _Line] = {}  # those that are not empty
         self._calls: set[asyncio.Task[None]] = set()
 
     @timed("embed")
@@ -56,7 +73,7 @@ class QueryVectors(Generic[V]):
             As `Embeddings.embed` does. A text that the service refuses fails its own callers only.
         """
         vectors = [self._known_or_pending((model, dimension, text)) for text in texts]
-        self._start_calls()  # now that all of them wait, so that they go together
+        self._start_calls((model, dimension))  # now that all of them wait, so that they go together
         return [
             # Somebody else may wait for it, too.
             await asyncio.shield(vector) if isinstance(vector, asyncio.Future) else vector
@@ -64,6 +81,7 @@ class QueryVectors(Generic[V]):
         ]
 
     async def close(self) -> None:
+        self._lines.clear()  # so that no call follows one that ends here
         for call in self._calls:
             call.cancel()
         for pending in self._pending.values():
@@ -78,23 +96,25 @@ class QueryVectors(Generic[V]):
             pending = self._pending[key] = asyncio.get_running_loop().create_future()
             pending.add_done_callback(_retrieve)
             model, dimension, text = key
-            self._waiting[model, dimension][text] = None
+            self._lines.setdefault((model, dimension), _Line()).waiting[text] = None
         return pending
 
-    def _start_calls(self) -> None:
-        while self._waiting and len(self._calls) < PARALLEL_CALLS:
-            model = next(iter(self._waiting))
-            waiting = self._waiting.pop(model)  # and to the end of the line, if some are left
-            texts = [waiting.popitem(last=False)[0] for _ in range(min(len(waiting), MAX_TEXTS))]
-            if waiting:
-                self._waiting[model] = waiting
+    def _start_calls(self, model: _Model) -> None:
+        line = self._lines.get(model)
+        while line is not None and (texts := line.next_call()):
+            line.calls += 1
+            line.under_way += len(texts)
             call = asyncio.create_task(self._call(model, texts))
             self._calls.add(call)
-            call.add_done_callback(self._end_call)
+            call.add_done_callback(partial(self._end_call, model, line, len(texts)))
 
-    def _end_call(self, call: asyncio.Task[None]) -> None:
+    def _end_call(self, model: _Model, line: _Line, texts: int, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._start_calls()
+        line.calls -= 1
+        line.under_way -= texts
+        self._start_calls(model)
+        if not line.calls:
+            self._lines.pop(model, None)
 
     async def _call(self, model: _Model, texts: list[str]) -> None:
         try:

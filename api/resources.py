@@ -1,7 +1,9 @@
 """What a process opens once and every service function is handed."""
 
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from api.blobs import BlobStore, blobs_at
 from api.embeddings import Embeddings, api_base
@@ -10,13 +12,15 @@ from api.proxy import Proxy
 from api.query_vectors import QueryVectors
 from api.settings import Settings
 from api.sparse import SparseModel, Weights
-from api.tables.database import Database
+from api.tables.database import Connection, Database
 from api.tables.scope import Scope
 from api.tables.searches import KnownStores
 from api.vectors import Vector
 from api.wake import Wake
 
 EMBEDDER_BASE_URL = "http://localhost:8001"
+Settle = Callable[[Connection, Mapping[str, Any]], Awaitable[None]]
+
 REST_SECONDS = 5.0  # a replica that failed is asked again after it; each try may take DATABASE_TIMEOUT_SECONDS
 
 
@@ -51,6 +55,7 @@ class Resources:
     sparse_queries: QueryVectors[Weights] | None = None
     replica: Replica | None = None
     primary: Database | None = None  # where `database` is a replica: what it is one of
+    settle: Settle | None = None  # of a request with an Idempotency-Key
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":

@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     max_requests_per_minute: int | None = Field(
         default=None,
         ge=1,
-        description="Most requests of a key that has no limit of its own, in one process; beyond it a 429. "
+        description="Most requests of a key that has no limit of its own, of all processes together; beyond it a 429. "
         "Unset: no limit.",
     )
     max_concurrent_searches: int = Field(

@@ -26,6 +26,7 @@ from api.services import (
     idempotency,
     ingestion,
     keywords,
+    rates,
     sparse_vectors,
     table_sync_work,
     uploads,
@@ -136,6 +137,7 @@ def _add_sweeps(app: procrastinate.App, resources: Resources) -> None:
     async def forget_what_is_over(timestamp: int) -> None:
         await vector_store_files.forget_places(resources)
         await uploads.forget_ended(resources)
+        await rates.forget_full(resources)
 
     @app.periodic(cron="37 * * * *")
     @app.task(name="purge_idempotency_keys", queueing_lock="purge_idempotency_keys", pass_context=False)

@@ -4,7 +4,7 @@ python -m bench.embedder [--data DIRECTORY] [--infinity PATH/TO/infinity_emb] [-
 
 The servers run at once, on the same cores, and are asked in turns; the one that is asked has the cores to itself. The
 client has a core of its own where there are two. Texts per core-second are counted by the server's own CPU time, which
-other programs on the machine disturb least.
+other programs on the machine disturb least. After each server comes its engine's turn, alone in a process.
 """
 
 import argparse
@@ -34,6 +34,8 @@ ROOT = Path(__file__).parents[1]
 MODEL = "all-minilm-l6-v2"
 START_SECONDS = 600  # a first start exports, and may quantise
 LOADS = {"1 client": ("short", 1), "8 clients": ("short", 8), "64 clients": ("short", 64), "8 x 64 texts": ("mixed", 8)}
+WARM_UP_SECONDS = 1.0
+LAYERED = ("1 client", "64 clients")  # where what surrounds the engine is told
 
 
 @dataclass
@@ -185,25 +187,58 @@ def bound(directory: Path, cores: set[int]) -> tuple[float, float]:
     return float(done.stdout), float(done.stdout) / operations
 
 
-def alone(engine: str, *, bodies: Path, cores: set[int], options: argparse.Namespace) -> dict[str, float]:
-    """The same engine in a process of its own, without server and queue."""
-    command = [sys.executable, "-m", "bench.in_process", engine, "--bodies", str(bodies), "--cache", str(options.cache)]
-    done = subprocess.run(
-        [*command, "--seconds", str(options.seconds)],
+class Alone:
+    """A server's engine in a process of its own, without HTTP and queue."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.measured: dict[str, Measured] = {}
+
+    def ask(self, name: str, *, seconds: float, skip: int) -> None:
+        assert self._process.stdin is not None  # a pipe, as below
+        wanted = {"clients": LOADS[name][1], "seconds": seconds, "skip": skip}
+        self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self._process.stdin.flush()
+        answer = json.loads(self.line())
+        measured = self.measured.setdefault(name, Measured())
+        measured.cpu_seconds += answer["cpu_seconds"]
+        measured.texts += answer["texts"]
+        measured.latencies += answer["latencies"]
+
+    def line(self) -> bytes:
+        assert self._process.stdout is not None  # a pipe, as below
+        if line := self._process.stdout.readline():
+            return line
+        raise RuntimeError("The engine alone has ended.")
+
+
+@contextmanager
+def alone(engine: str, *, bodies: Path, cores: set[int], cache: Path) -> Iterator[Alone]:
+    command = [sys.executable, "-m", "bench.in_process", engine, "--bodies", str(bodies), "--cache", str(cache)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        check=True,
         cwd=ROOT,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    ) as process:
+        engine_alone = Alone(process)
+        engine_alone.line()
+        for name in LAYERED:
+            engine_alone.ask(name, seconds=WARM_UP_SECONDS, skip=0)
+        engine_alone.measured.clear()
+        yield engine_alone
+        assert process.stdin is not None  # a pipe
+        process.stdin.close()  # which ends it
 
 
-def layer(server: Served, engine: dict[str, float]) -> str:
-    """What HTTP, tokenising and the queue cost: of the server's processor time, and of a single client's."""
-    busy, single = server.measured["64 clients"], server.measured["1 client"]
-    share = 1 - busy.texts / busy.cpu_seconds / engine["texts_per_core_second"]
-    added = (statistics.median(single.latencies) - engine["p50_seconds"]) * 1000
-    return f"{server.name:26} {engine['texts_per_core_second']:18.0f} {share:16.1%} {added:14.2f}"
+def layer(server: Served, engine: Alone) -> str:
+    """What HTTP and the queue cost: of the server's processor time, and of a single client's."""
+    busy, busy_alone = (side.measured["64 clients"] for side in (server, engine))
+    single, single_alone = (statistics.median(side.measured["1 client"].latencies) for side in (server, engine))
+    alone_rate = busy_alone.texts / busy_alone.cpu_seconds
+    share = 1 - busy.texts / busy.cpu_seconds / alone_rate
+    return f"{server.name:26} {alone_rate:18.0f} {share:16.1%} {(single - single_alone) * 1000:14.2f}"
 
 
 def table(servers: list[Served], checked: dict[str, str]) -> Iterator[str]:
@@ -239,6 +274,17 @@ def compare(expected: np.ndarray, found: np.ndarray) -> str:
     return f"cosine {cosines.mean():.5f} mean, {cosines.min():.5f} least; {shared:.1%} of the ten nearest the same"
 
 
+def started(stack: ExitStack, found: dict[str, list[str]], *, cores: set[int], cache: Path) -> Iterator[Served]:
+    for name, command in found.items():
+        try:
+            if name.startswith("embedder"):  # the first start exports; the second is what one waits for
+                with served(name, command, cores=cores, cache=cache):
+                    pass
+            yield stack.enter_context(served(name, command, cores=cores, cache=cache))
+        except (RuntimeError, OSError) as error:
+            print(f"{name} does not start here: {error}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="directory with corpus.jsonl.gz; without it texts are generated")
@@ -261,29 +307,29 @@ def main() -> None:
         bodies = {kind: Path(stack.enter_context(tempfile.NamedTemporaryFile()).name) for kind in what}
         for kind, file in bodies.items():
             file.write_bytes(b"\n".join(what[kind].bodies))
-        servers: list[Served] = []
-        for name, command in commands(options, directory).items():
-            try:
-                if name.startswith("embedder"):  # the first start exports; the second is what one waits for
-                    with served(name, command, cores=cores, cache=options.cache):
-                        pass
-                servers.append(stack.enter_context(served(name, command, cores=cores, cache=options.cache)))
-            except (RuntimeError, OSError) as error:
-                print(f"{name} does not start here: {error}")
+        servers = list(started(stack, commands(options, directory), cores=cores, cache=options.cache))
         texts = sentences(options.data)
         expected = vectors(servers[0], texts)
         checked = {server.name: compare(expected, vectors(server, texts)) for server in servers}
+        engines = {
+            server.name: stack.enter_context(
+                alone(server.name.partition(" ")[2], bodies=bodies["short"], cores=cores, cache=options.cache)
+            )
+            for server in servers
+            if server.name.startswith("embedder")
+        }
         for round_number in range(options.rounds):
             for name, (kind, _) in LOADS.items():
                 for server in servers:
                     skip = round_number * 997
                     load(server, name, what[kind], bodies=bodies[kind], options=options, skip=skip)
+                    if server.name in engines and name in LAYERED:
+                        engines[server.name].ask(name, seconds=options.seconds, skip=skip)
         print("\n".join(table(servers, checked)))
         print(f"\n{'server':26} {'alone, texts/core-s':>18} {'layer, 64 clients':>16} {'1 client, ms':>14}")
         for server in servers:
-            if server.name.startswith("embedder"):
-                engine = alone(server.name.partition(" ")[2], bodies=bodies["short"], cores=cores, options=options)
-                print(layer(server, engine))
+            if server.name in engines:
+                print(layer(server, engines[server.name]))
 
 
 if __name__ == "__main__":

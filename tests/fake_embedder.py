@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -59,6 +60,7 @@ class FakeEmbedder:
     def reset(self) -> None:
         self.dimension = DIMENSION
         self.calls: list[dict[str, Any]] = []
+        self.headers: list[Headers] = []  # of the calls
         self.sparse_calls: list[dict[str, Any]] = []
         self.failures: list[Response] = []
         self.sparse_failures: list[Response] = []
@@ -93,6 +95,7 @@ class FakeEmbedder:
     async def _embeddings(self, request: Request) -> Response:
         body = await request.json()
         self.calls.append(body)
+        self.headers.append(request.headers)
         await asyncio.sleep(self.delay_seconds)
         if self.failures:
             return self.failures.pop(0)

@@ -16,7 +16,8 @@ def migrate(
     source: Annotated[
         str,
         typer.Argument(
-            help="A file, a directory or an address: postgresql://…, vectors.parquet, ./chroma, http://qdrant:6333.",
+            help="A file, a directory or an address: postgresql://…, vectors.parquet, docs.snapshot, ./chroma, "
+            "http://qdrant:6333.",
             show_default=False,
         ),
     ],
@@ -24,8 +25,8 @@ def migrate(
         str | None,
         typer.Option(
             "--from",
-            help="postgres, litellm-pgvector, langchain, llamaindex, jsonl, csv, parquet, numpy, chroma, qdrant or "
-            "openai. [told from SOURCE]",
+            help="postgres, litellm-pgvector, langchain, llamaindex, jsonl, csv, parquet, numpy, chroma, qdrant, "
+            "qdrant-snapshot or openai. [told from SOURCE]",
             rich_help_panel=SOURCE,
         ),
     ] = None,
@@ -48,13 +49,6 @@ def migrate(
     texts: Annotated[
         Path | None,
         typer.Option(help="Texts of the vectors in an .npy: JSON Lines, or one a line.", rich_help_panel=SOURCE),
-    ] = None,
-    snapshot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Snapshot of a collection, which the Qdrant at SOURCE recovers for the time of the migration.",
-            rich_help_panel=SOURCE,
-        ),
     ] = None,
     id: Annotated[str | None, typer.Option(help="Field of the id.", rich_help_panel=FIELDS)] = None,
     text: Annotated[str | None, typer.Option(help="Field of the text.", rich_help_panel=FIELDS)] = None,
@@ -140,7 +134,7 @@ def migrate(
         attributes=tuple(attribute or ()),
     )
     options = Options(
-        SourceOptions(source, kind, table, query, collection, key, source_key, texts, snapshot, fields),
+        SourceOptions(source, kind, table, query, collection, key, source_key, texts, fields),
         store=store,
         name=name,
         api_url=api_url,

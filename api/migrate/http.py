@@ -1,6 +1,5 @@
 """JSON over HTTP from services that may be busy: what passes is tried again, the rest is an error with a sentence."""
 
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,21 +51,10 @@ class Service:
         """Send, and send again: whoever is asked must do the same thing once only."""
         return await self._call("POST", path, json=body, headers=headers)
 
-    async def upload(self, path: str, name: str, file: Path, **params: Any) -> Any:
-        """Send a file as that field of a form, once: it may be large, and what is done with it may take long."""
-        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
-        with file.open("rb") as content:
-            return await self._call(
-                "POST", path, params=params, files={name: (file.name, content)}, timeout=timeout, attempts=1
-            )
-
-    async def delete(self, path: str) -> Any:
-        return await self._call("DELETE", path)
-
-    async def _call(self, method: str, path: str, *, attempts: int = ATTEMPTS, **request: Any) -> Any:
+    async def _call(self, method: str, path: str, **request: Any) -> Any:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Passing),
-            stop=stop_after_attempt(attempts),
+            stop=stop_after_attempt(ATTEMPTS),
             wait=wait_exponential_jitter(multiplier=0.2, max=10),
             reraise=True,
         )

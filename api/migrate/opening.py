@@ -8,7 +8,16 @@ from typing import Final
 from api.errors import ConfigurationError
 from api.migrate.options import SourceOptions
 from api.migrate.records import Source, StoreSettings
-from api.migrate.sources import chroma, langchain, litellm_pgvector, llamaindex, openai_store, postgres, qdrant
+from api.migrate.sources import (
+    chroma,
+    langchain,
+    litellm_pgvector,
+    llamaindex,
+    openai_store,
+    postgres,
+    qdrant,
+    qdrant_snapshot,
+)
 from api.migrate.sources.csv_file import CsvFile
 from api.migrate.sources.json_lines import JsonLines
 from api.migrate.sources.numpy_file import NumpyFile
@@ -22,6 +31,7 @@ SUFFIXES: Final = {
     ".parquet": "parquet",
     ".npy": "numpy",
     ".npz": "numpy",
+    ".snapshot": "qdrant-snapshot",
 }
 HTTP: Final = ("http://", "https://")
 QDRANT_PORT: Final = ":6333"
@@ -35,10 +45,7 @@ def open_sources(options: SourceOptions) -> AbstractAsyncContextManager[Sequence
     Raises:
         ConfigurationError: there is nothing, or nothing that is known.
     """
-    is_served = options.snapshot is not None and options.place.startswith(HTTP)
-    kind = options.kind or ("qdrant" if is_served else kind_of(options.place))
-    if options.snapshot is not None and kind != "qdrant":
-        raise ConfigurationError("A Qdrant server recovers what --snapshot names: give its address as the source.")
+    kind = options.kind or kind_of(options.place)
     if kind not in OPEN:
         raise ConfigurationError(f"There is no kind of source called {kind!r}; there is {', '.join(OPEN)}.")
     return OPEN[kind](options)
@@ -57,11 +64,6 @@ def kind_of(place: str) -> str:
     path = Path(place)
     if path.is_dir() and (path / chroma.DATABASE).exists():
         return "chroma"
-    if path.suffix == ".snapshot":
-        raise ConfigurationError(
-            "A snapshot is of a form that only Qdrant itself reads: start a server (docker run -p 6333:6333 "
-            f"qdrant/qdrant) and say `quiver migrate http://localhost:6333 --snapshot {place}`."
-        )
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
     raise ConfigurationError(f"Nothing tells what kind of source {place!r} is; say it with --from: {', '.join(OPEN)}.")
@@ -163,11 +165,13 @@ async def _open_chroma(options: SourceOptions) -> AsyncGenerator[Sequence[Source
 @asynccontextmanager
 async def _open_qdrant(options: SourceOptions) -> AsyncGenerator[Sequence[Source]]:
     async with qdrant.connected(options.place, options.source_key) as service:
-        if options.snapshot is None:
-            yield await qdrant.open_collections(service, options.fields, collection=options.collection)
-        else:
-            async with qdrant.recovered(service, existing_file(str(options.snapshot)), options.fields) as collection:
-                yield [collection]
+        yield await qdrant.open_collections(service, options.fields, collection=options.collection)
+
+
+@asynccontextmanager
+async def _open_qdrant_snapshot(options: SourceOptions) -> AsyncGenerator[Sequence[Source]]:
+    async with qdrant_snapshot.unpacked(existing_file(options.place)) as points:
+        yield [await qdrant.open_collection(points, options.fields)]
 
 
 @asynccontextmanager
@@ -187,5 +191,6 @@ OPEN: Final[Mapping[str, Open]] = {
     "numpy": _open_numpy,
     "chroma": _open_chroma,
     "qdrant": _open_qdrant,
+    "qdrant-snapshot": _open_qdrant_snapshot,
     "openai": _open_openai,
 }

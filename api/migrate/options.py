@@ -19,7 +19,6 @@ class SourceOptions:
     key: str | None = None
     source_key: str | None = None
     texts: Path | None = None  # of vectors in a NumPy file
-    snapshot: Path | None = None  # of a collection, for the Qdrant server at `place`
     fields: Fields = field(default_factory=Fields)
 
 

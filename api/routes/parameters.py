@@ -1,11 +1,12 @@
 """What routes take from the application: the opened resources, of which the caller sees what is theirs."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Request
 from starlette.types import Scope
 
-from api.resources import Resources
+from api.resources import Resources, Settle
 from api.services.keys import Caller
 from api.tables.scope import NOTHING
 
@@ -19,7 +20,9 @@ def opened_in(scope: Scope) -> Resources:
     """The same, by a request's ASGI scope."""
     caller: Caller | None = scope["state"].get("caller")
     resources: Resources = scope["app"].state.resources
-    return resources.within(NOTHING if caller is None else caller.scope)
+    resources = resources.within(NOTHING if caller is None else caller.scope)
+    settle: Settle | None = scope["state"].get("settle")
+    return resources if settle is None else replace(resources, settle=settle)
 
 
 Opened = Annotated[Resources, Depends(opened)]

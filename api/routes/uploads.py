@@ -51,7 +51,7 @@ async def complete_upload(upload_id: str, request: schemas.CompleteUploadRequest
     return Json(await uploads.complete(resources, upload_id, request))
 
 
-@with_form.post("/{upload_id}/cancel", response_model=schemas.Upload)
+@with_json.post("/{upload_id}/cancel", response_model=schemas.Upload)
 async def cancel_upload(upload_id: str, resources: Opened) -> Response:
     return Json(await uploads.cancel(resources, upload_id))
 

@@ -1,7 +1,9 @@
 """Chunks that come by themselves, without a file: litellm-pgvector's embeddings."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
+from typing import TypeVar
 
 from api.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
 from api.field_mapping import ChunkTable
@@ -15,16 +17,18 @@ from api.schemas import (
     PageQuery,
     VectorStore,
 )
-from api.services import paging, stores
+from api.services import idempotency, paging, stores
 from api.tables import chunk_copy, chunks, vector_stores
 from api.tables.chunk_copy import NewChunk
 from api.tables.database import Connection
-from api.vectors import Vectors, as_rows
+from api.vectors import Vector, Vectors, as_rows
 from api.wire import have_same_direction, read_vectors
+
+Answer = TypeVar("Answer", Embedding, EmbeddingBatch)
 
 
 async def create(resources: Resources, vector_store_id: str, request: CreateEmbeddingRequest) -> Embedding:
-    return (await _insert(resources, vector_store_id, [request], path=""))[0]
+    return await _insert(resources, vector_store_id, [request], path="", answer=_only)
 
 
 async def create_batch(
@@ -34,8 +38,7 @@ async def create_batch(
     if len(requests) > limit:
         message = f"The batch has {len(requests)} texts; at most {limit} are taken at once (MAX_BATCH_TEXTS)."
         raise RequestTooLarge(message, param="embeddings")
-    data = await _insert(resources, vector_store_id, requests, path="embeddings.{}.")
-    return {"object": "embedding.batch", "data": data, "created": int(time.time())}
+    return await _insert(resources, vector_store_id, requests, path="embeddings.{}.", answer=_batch)
 
 
 async def get(resources: Resources, vector_store_id: str, id: str) -> Embedding:
@@ -85,8 +88,13 @@ async def delete(resources: Resources, vector_store_id: str, id: str) -> Embeddi
 
 
 async def _insert(
-    resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest], *, path: str
-) -> list[Embedding]:
+    resources: Resources,
+    vector_store_id: str,
+    requests: Sequence[CreateEmbeddingRequest],
+    *,
+    path: str,
+    answer: Callable[[list[Embedding]], Answer],
+) -> Answer:
     """Insert all chunks or none, and answer with them in their order; `path` leads to one of them in the request.
 
     A chunk whose id the store has with the same content, metadata and vector is answered with what is there.
@@ -104,7 +112,17 @@ async def _insert(
     new = [NewChunk(id, request.content, request.metadata) for id, request in zip(ids, requests, strict=True)]
     async with resources.database.transaction() as connection:
         existing = await _existing(connection, table, vector_store_id, requests, new, vectors)
-        return await _write(connection, table, vector_store_id, existing, new, vectors)
+        written = answer(await _write(connection, table, vector_store_id, existing, new, vectors))
+        await idempotency.settle(resources, connection, written)
+    return written
+
+
+def _only(written: list[Embedding]) -> Embedding:
+    return written[0]
+
+
+def _batch(written: list[Embedding]) -> EmbeddingBatch:
+    return {"object": "embedding.batch", "data": written, "created": int(time.time())}
 
 
 async def _write(
@@ -115,11 +133,13 @@ async def _write(
     new: Sequence[NewChunk],
     vectors: Vectors,
 ) -> list[Embedding]:
-    positions = [position for position, chunk in enumerate(new) if chunk.id is None or chunk.id not in existing]
-    missing = [new[position] for position in positions]
+    missing, missing_vectors = new, vectors
+    if existing:
+        positions = [position for position, chunk in enumerate(new) if chunk.id not in existing]
+        missing, missing_vectors = [new[position] for position in positions], vectors[positions]
     inserted: list[Embedding] = []
     if missing:
-        inserted = await chunk_copy.insert(connection, table, vector_store_id, missing, vectors[positions])
+        inserted = await chunk_copy.insert(connection, table, vector_store_id, missing, missing_vectors)
     dimension = vectors.shape[1]
     is_counted = await vector_stores.count_chunks(
         connection,
@@ -131,11 +151,10 @@ async def _write(
     if not is_counted:  # expired meanwhile, or given its dimension by somebody else; the transaction is undone
         store = await stores.get_unexpired(connection, vector_store_id)
         raise _wrong_dimension(store, dimension, param="embedding")
-    by_position = dict(zip(positions, inserted, strict=True))
-    return [
-        by_position[position] if position in by_position else existing[chunk.id or ""]
-        for position, chunk in enumerate(new)
-    ]
+    if not existing:
+        return inserted
+    in_order = iter(inserted)
+    return [existing.get(chunk.id or "") or next(in_order) for chunk in new]
 
 
 async def _existing(
@@ -173,27 +192,33 @@ async def _vectors(
     resources: Resources, store: VectorStore, requests: Sequence[CreateEmbeddingRequest], path: str
 ) -> Vectors:
     """A row for each request, embedded here where the caller sent none; all of the store's dimension."""
-    given = {position: request.embedding for position, request in enumerate(requests) if request.embedding is not None}
-    places = list(given)
-    read_rows = read_vectors(list(given.values()), param_of=lambda place: f"{path.format(places[place])}embedding")
-    read = dict(zip(given, read_rows, strict=True))
-    positions = [position for position in range(len(requests)) if position not in given]
-    sizes = {position: vector.size for position, vector in read.items()}
+    given = [position for position, request in enumerate(requests) if request.embedding is not None]
+    rows = read_vectors(
+        [request.embedding for request in requests if request.embedding is not None],
+        param_of=lambda place: f"{path.format(given[place])}embedding",
+    )
     dimension = store["embedding_dimension"]
     if dimension is not None:
-        _refuse_other_dimensions(store, sizes, dimension, path)
-    if positions:
-        model = store["embedding_model"] or resources.embeddings.default_model
-        texts = [requests[position].content for position in positions]
-        embedded = await resources.embeddings.embed(texts, model=model, dimension=dimension)
-        read |= dict(zip(positions, embedded, strict=True))
-    if dimension is None:  # what the model made decides, else the first vector that was sent
-        _refuse_other_dimensions(store, sizes, read[positions[0] if positions else 0].size, path)
-    return as_rows([read[position] for position in range(len(requests))] if positions else read_rows)
+        _refuse_other_dimensions(store, given, rows, dimension, path)
+    if len(given) == len(requests):
+        if dimension is None:
+            _refuse_other_dimensions(store, given, rows, rows[0].size, path)
+        return as_rows(rows)
+    positions = [position for position, request in enumerate(requests) if request.embedding is None]
+    model = store["embedding_model"] or resources.embeddings.default_model
+    texts = [requests[position].content for position in positions]
+    embedded = await resources.embeddings.embed(texts, model=model, dimension=dimension)
+    if dimension is None:  # what the model made decides
+        _refuse_other_dimensions(store, given, rows, embedded[0].size, path)
+    by_position = dict(zip((*given, *positions), (*rows, *embedded), strict=True))
+    return as_rows([by_position[position] for position in range(len(requests))])
 
 
-def _refuse_other_dimensions(store: VectorStore, sizes: Mapping[int, int], dimension: int, path: str) -> None:
-    for position, size in sizes.items():
+def _refuse_other_dimensions(
+    store: VectorStore, positions: Sequence[int], rows: list[Vector] | Vectors, dimension: int, path: str
+) -> None:
+    sizes = map(len, rows) if isinstance(rows, list) else repeat(rows.shape[1], len(positions))
+    for position, size in zip(positions, sizes, strict=True):
         if size != dimension:
             raise _wrong_dimension(store, size, param=f"{path.format(position)}embedding", expected=dimension)
 

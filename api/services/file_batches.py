@@ -6,7 +6,7 @@ from api import ids
 from api.errors import NotFound
 from api.resources import Resources
 from api.schemas import CreateFileBatchRequest, FileBatch, VectorStoreFilePage, VectorStoreFileQuery
-from api.services import attachments, stores, vector_store_files
+from api.services import attachments, idempotency, stores, vector_store_files
 from api.tables import file_batches, vector_stores
 from api.tables.database import Connection
 from api.tables.vector_store_files import NewFile
@@ -34,6 +34,7 @@ async def create(resources: Resources, vector_store_id: str, request: CreateFile
             batch_id=id,
         )
         batch = await _get_on(connection, vector_store_id, id)
+        await idempotency.settle(resources, connection, batch)
     await resources.wake.send()
     return batch
 
@@ -61,7 +62,9 @@ async def cancel(resources: Resources, vector_store_id: str, id: str) -> FileBat
             return batch
         await attachments.cancel_batch(connection, table, vector_store_id, id)
         await file_batches.set_cancelled(connection, id)
-        return await _get_on(connection, vector_store_id, id)
+        batch = await _get_on(connection, vector_store_id, id)
+        await idempotency.settle(resources, connection, batch)
+    return batch
 
 
 async def _get_on(connection: Connection, vector_store_id: str, id: str) -> FileBatch:

@@ -11,7 +11,7 @@ from api.errors import InternalError, NotFound, RequestTooLarge
 from api.multipart import Part
 from api.resources import Resources
 from api.schemas import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
-from api.services import attachments, incoming, paging
+from api.services import attachments, idempotency, incoming, paging
 from api.tables import files, scope, uploads
 from api.tables.database import Connection
 from api.tables.scope import Owner
@@ -47,8 +47,8 @@ async def create(resources: Resources, form: AsyncIterator[Part]) -> FileObject:
         undo.pop_all()
     # From here on the bytes stay whatever happens: a connection that breaks may have committed the row before.
     # Without one, the sweep finds them.
-    async with resources.database.connection() as connection:
-        return await insert_on(
+    async with resources.database.transaction() as connection:
+        file = await insert_on(
             connection,
             id,
             filename=display_name(received.filename),
@@ -57,6 +57,8 @@ async def create(resources: Resources, form: AsyncIterator[Part]) -> FileObject:
             expires_after_seconds=request.expires_after and request.expires_after.seconds,
             owner=scope.owner(connection),
         )
+        await idempotency.settle(resources, connection, file)
+    return file
 
 
 async def insert_on(

@@ -1,20 +1,23 @@
 """Idempotency keys: of the requests with one key, one is carried out, and its answer is that of them all for a day.
 
+What a request writes and its answer are written in one transaction, so that either both are there or neither.
+
 A key is claimed by a row with a lease. An advisory lock would end with its process at once, but needs a connection of
 its own for as long as the request takes, and PgBouncer hands that on to others between two transactions.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import structlog
 
 from api.errors import ApiError
 from api.resources import Resources
 from api.tables import idempotency_keys
+from api.tables.database import Connection
 from api.tables.idempotency_keys import Claim, Kept
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -57,9 +60,7 @@ async def claim(resources: Resources, claim: Claim) -> Kept | None:
             return None
         kept = await idempotency_keys.find_kept(connection, claim)
     if kept is None:
-        raise RequestUnderWay(
-            "A request with this Idempotency-Key is being carried out; send it again shortly for its answer."
-        )
+        raise _under_way()
     return kept
 
 
@@ -73,23 +74,40 @@ async def renewed(resources: Resources, claim: Claim, *, every_seconds: float = 
         renewal.cancel()
 
 
-async def keep(resources: Resources, claim: Claim, kept: Kept) -> None:
+async def settle(resources: Resources, connection: Connection, answer: Mapping[str, Any]) -> None:
+    """Keep the answer of a request that came with a key, last in the transaction that carries it out.
+
+    Raises:
+        RequestUnderWay: the claim was lost meanwhile; the transaction is undone.
+    """
+    if resources.settle is not None:
+        await resources.settle(connection, answer)
+
+
+async def keep_on(connection: Connection, claim: Claim, kept: Kept) -> None:
     """Keep an answer, unless it is too large: then only that there was one.
+
+    Raises:
+        RequestUnderWay: the claim was lost meanwhile.
+    """
+    if not await idempotency_keys.keep(connection, claim, kept):
+        raise _under_way()
+
+
+async def keep(resources: Resources, claim: Claim, kept: Kept) -> None:
+    """Keep an answer that goes with nothing that was written.
 
     A failure is no reason to withhold the answer: the claim's lease runs out, and a retry is carried out again.
     """
     try:
         async with resources.database.connection() as connection:
-            is_kept = await idempotency_keys.keep(connection, claim, kept)
+            await keep_on(connection, claim, kept)
     except ApiError as error:
         log.warning("idempotency_answer_lost", message=error.message)
-        return
-    if not is_kept:
-        log.warning("idempotency_claim_lost")
 
 
 async def release(resources: Resources, claim: Claim) -> None:
-    """Give a key back; without a database its lease runs out."""
+    """Give a key back, unless the request was carried out; without a database its lease runs out."""
     with suppress(ApiError):
         async with resources.database.connection() as connection:
             await idempotency_keys.release(connection, claim)
@@ -98,6 +116,12 @@ async def release(resources: Resources, claim: Claim) -> None:
 async def purge(resources: Resources) -> int:
     async with resources.database.connection(is_long=True) as connection:
         return await idempotency_keys.purge(connection, lifetime_seconds=LIFETIME_SECONDS)
+
+
+def _under_way() -> RequestUnderWay:
+    return RequestUnderWay(
+        "A request with this Idempotency-Key is being carried out; send it again shortly for its answer."
+    )
 
 
 async def _renew(resources: Resources, claim: Claim, every_seconds: float) -> None:

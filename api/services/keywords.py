@@ -1,6 +1,8 @@
 """The keyword indexes, kept up behind the writes: new chunks in, deleted ones out, small segments merged."""
 
+import asyncio
 import time
+from typing import Final
 
 from api.resources import Resources
 from api.tables import keyword_index
@@ -8,6 +10,9 @@ from api.tables.keyword_index import Behind, Segment
 
 # In one transaction of a few seconds. Most of a language's words are in every batch: larger ones write fewer rows.
 BATCH_CHUNKS = 20_000
+# Between batches that are not full. What was being written when the end was looked up is there by then, and what comes
+# meanwhile makes the next batch larger: in a small one, nearly every word has a row of its own.
+PAUSE_SECONDS: Final = 1.0
 MIN_MERGED_SEGMENTS = 4  # so that a chunk is written anew but once while its segment grows fourfold
 WAITING_SEGMENTS = 16  # an index that has chunks to catch up with leaves so many as they are
 MAX_SEGMENT_CHUNKS = 100_000  # a larger merge would hold the store's index for minutes
@@ -17,6 +22,8 @@ REWRITTEN_SHARE = 0.2  # of a segment's chunks deleted: it is written anew witho
 async def index(resources: Resources, *, seconds: float) -> int:
     """Index what is new in all stores, a batch of each in turn, until all is done or the time is over.
 
+    It goes on while chunks are written. What a transaction that takes long writes is left to the next call.
+
     Returns:
         How many chunks were indexed.
     """
@@ -24,16 +31,21 @@ async def index(resources: Resources, *, seconds: float) -> int:
     if not table.has_seq:
         return 0
     deadline = time.monotonic() + seconds
+    pause = 0.0
     total = 0
     while time.monotonic() < deadline:
         async with resources.database.connection(is_long=True) as connection:
             behind = await keyword_index.list_behind(connection, table, language=resources.settings.keyword_language)
             for store in behind:
                 await keyword_index.start(connection, table, store)
+        if not behind:
+            break
+        await asyncio.sleep(pause)
         has_advanced = [await _advance(resources, store) for store in behind]
         total += sum(chunks or 0 for chunks in has_advanced)
-        if all(chunks is None for chunks in has_advanced):
+        if pause and all(chunks is None for chunks in has_advanced):
             break
+        pause = 0.0 if BATCH_CHUNKS in has_advanced else PAUSE_SECONDS
     return total
 
 

@@ -1,6 +1,7 @@
 """Taking a vectorizer of pgai's over: its vectors become chunks as they are, and the table is synced from then on."""
 
 import string
+from dataclasses import replace
 
 from api.errors import InvalidRequest, NotFound
 from api.resources import Resources
@@ -44,10 +45,10 @@ async def adopt(resources: Resources, request: AdoptVectorizerRequest) -> TableS
         strategy=None,
         param="vectorizer",
     )
-    store_id = await _store(resources, vectorizer, request)
     sync = await table_syncs.declare(
-        resources,
-        values | {"vector_store_id": store_id, "scan": "done", "error": COPYING},
+        replace(resources, settle=None),  # it is not carried out before the copy
+        values | {"scan": "done", "error": COPYING},
+        store=await _store(resources, vectorizer, request),
         is_partitioned=source_table.is_partitioned,
     )
     try:
@@ -131,15 +132,16 @@ def _template(vectorizer: Vectorizer) -> str:
     return "".join(parts) + template[end:].replace("{", "{{").replace("}", "}}")
 
 
-async def _store(resources: Resources, vectorizer: Vectorizer, request: AdoptVectorizerRequest) -> str:
+async def _store(
+    resources: Resources, vectorizer: Vectorizer, request: AdoptVectorizerRequest
+) -> str | CreateVectorStoreRequest:
     if request.vector_store_id is not None:
         async with resources.database.connection() as connection:
             await stores.get_unexpired(connection, request.vector_store_id)
         return request.vector_store_id
     embedding = vectorizer["config"]["embedding"]
-    new = CreateVectorStoreRequest(
+    return CreateVectorStoreRequest(
         name=vectorizer["table_name"],
         embedding_model=request.embedding_model or embedding["model"],
         embedding_dimension=embedding["dimensions"],
     )
-    return (await stores.create(resources, new))["id"]

@@ -169,6 +169,7 @@ async def _find(
         max_exact=resources.settings.sparse.max_exact_chunks,
     )
     async with resources.database.connection() as connection:
+        search = await resources.known_stores.sampled(connection, table, known, search)
         store, found = await searches.search(connection, table, known, search, asked)
         return await _searched(resources, connection, known.id, store), found
 

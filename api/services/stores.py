@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from api import ids
 from api.errors import Forbidden, InvalidRequest, NotFound, QuotaExceeded
+from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import (
     CreateVectorStoreRequest,
@@ -15,7 +16,7 @@ from api.schemas import (
     VectorStoreDeleted,
     VectorStorePage,
 )
-from api.services import attachments, paging
+from api.services import attachments, idempotency, paging
 from api.tables import chunks, vector_store_files, vector_stores
 from api.tables.database import Connection
 
@@ -23,6 +24,18 @@ MAX_DIMENSION = 16_000  # of pgvector's `vector` and `halfvec`
 
 
 async def create(resources: Resources, request: CreateVectorStoreRequest) -> VectorStore:
+    table = await resources.database.chunk_table()
+    async with resources.database.transaction() as connection:
+        store = await create_on(connection, table, resources, request)
+        await idempotency.settle(resources, connection, store)
+    if request.file_ids:
+        await resources.wake.send()
+    return store
+
+
+async def create_on(
+    connection: Connection, table: ChunkTable, resources: Resources, request: CreateVectorStoreRequest
+) -> VectorStore:
     """Create a store that remembers its embedding model and dimension.
 
     Both come from the request, else from its metadata (LiteLLM passes on nothing else), else from the settings. A
@@ -36,7 +49,6 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
     """
     if resources.database.scope.vector_store_ids is not None:
         raise Forbidden("This key is for some vector stores only, and cannot create any.")
-    table = await resources.database.chunk_table()
     model, dimension = _model_and_dimension(resources, request)
     if table.dimension is not None:
         if dimension not in (None, table.dimension):
@@ -60,17 +72,14 @@ async def create(resources: Resources, request: CreateVectorStoreRequest) -> Vec
     }
     new = [attachments.new_file(file_id, None, request.chunking_strategy) for file_id in request.file_ids or ()]
     limit = resources.settings.max_stores_per_tenant
-    async with resources.database.transaction() as connection:
-        if limit is not None and await vector_stores.count_of_tenant(connection) >= limit:
-            raise QuotaExceeded(f"There are {limit} vector stores, which is the limit; delete one first.")
-        store = await vector_stores.insert(connection, id=id, created_at=created_at, values=values)
-        if not new:
-            return store
-        max_files = resources.settings.max_files_per_store
-        await attachments.attach(connection, table, id, new, param="file_ids", max_files=max_files)
-        store = await get_on(connection, id)
-    await resources.wake.send()
-    return store
+    if limit is not None and await vector_stores.count_of_tenant(connection) >= limit:
+        raise QuotaExceeded(f"There are {limit} vector stores, which is the limit; delete one first.")
+    store = await vector_stores.insert(connection, id=id, created_at=created_at, values=values)
+    if not new:
+        return store
+    max_files = resources.settings.max_files_per_store
+    await attachments.attach(connection, table, id, new, param="file_ids", max_files=max_files)
+    return await get_on(connection, id)
 
 
 async def list_page(resources: Resources, query: PageQuery) -> VectorStorePage:
@@ -117,10 +126,11 @@ async def get_unexpired(connection: Connection, id: str) -> VectorStore:
 async def update(resources: Resources, id: str, request: UpdateVectorStoreRequest) -> VectorStore:
     """Change what the request names, null included; the rest stays."""
     changes = request.model_dump(include=request.model_fields_set)
-    async with resources.database.connection() as connection:
+    async with resources.database.transaction() as connection:
         store = await vector_stores.update(connection, id, changes=changes)
-    if store is None:
-        raise no_such_store(id)
+        if store is None:
+            raise no_such_store(id)
+        await idempotency.settle(resources, connection, store)
     return store
 
 

@@ -8,6 +8,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_f
 
 from api import ids
 from api.errors import Conflict, InvalidRequest, NotFound
+from api.field_mapping import ChunkTable
 from api.resources import Resources
 from api.schemas import (
     ChunkingStrategy,
@@ -18,7 +19,7 @@ from api.schemas import (
     TableSyncDeleted,
     TableSyncPage,
 )
-from api.services import attachments, paging, stores
+from api.services import attachments, idempotency, paging, stores
 from api.tables import source_tables, synced_chunks, table_syncs, vector_stores
 from api.tables.database import Connection
 from api.tables.source_tables import KEY_TYPES, Source, SourceTable
@@ -60,10 +61,8 @@ async def create(resources: Resources, request: CreateTableSyncRequest) -> Table
         strategy=request.chunking_strategy,
         param="template" if request.template else "text_columns",
     )
-    store_id = request.vector_store_id
-    if store_id is None:
-        store_id = (await stores.create(resources, CreateVectorStoreRequest(name=table.name)))["id"]
-    return await declare(resources, values | {"vector_store_id": store_id}, is_partitioned=table.is_partitioned)
+    store = request.vector_store_id or CreateVectorStoreRequest(name=table.name)
+    return await declare(resources, values, store=store, is_partitioned=table.is_partitioned)
 
 
 def declaration(
@@ -96,20 +95,26 @@ def declaration(
     }
 
 
-async def declare(resources: Resources, values: dict[str, Any], *, is_partitioned: bool) -> TableSync:
-    """Write a declaration down and put the triggers in place, together."""
+async def declare(
+    resources: Resources, values: dict[str, Any], *, store: str | CreateVectorStoreRequest, is_partitioned: bool
+) -> TableSync:
+    """Write a declaration down and put the triggers in place, together, and with the store if it is a new one."""
+    chunk_table = await resources.database.chunk_table()
     id = ids.new_ids("ts", 1)[0]
     values = values | {"id": id, "created_at": ids.created_at(id)}
+    shown: TableSync | None = None
     async for attempt in while_in_use():
         with attempt:
             async with resources.database.transaction() as connection:
-                if not await vector_stores.hold(connection, values["vector_store_id"]):
-                    raise stores.no_such_store(values["vector_store_id"])
-                await table_syncs.insert(connection, values)
+                store_id = await _hold_or_create(connection, chunk_table, resources, store)
+                await table_syncs.insert(connection, values | {"vector_store_id": store_id})
                 sync = await get_on(connection, id)
                 await source_tables.watch(connection, id, source_of(sync), is_partitioned=is_partitioned)
+                shown = await _shown(connection, sync)
+                await idempotency.settle(resources, connection, shown)
+    assert shown is not None  # the last attempt raises
     await resources.wake.send()
-    return await get(resources, id)
+    return shown
 
 
 async def get(resources: Resources, id: str) -> TableSync:
@@ -260,6 +265,17 @@ def _require_columns(table: SourceTable, wanted: Iterable[str], *, param: str) -
 
 def _place(request: CreateTableSyncRequest) -> str:
     return f"schema {request.table_schema!r}" if request.table_schema else "the search path"
+
+
+async def _hold_or_create(
+    connection: Connection, table: ChunkTable, resources: Resources, store: str | CreateVectorStoreRequest
+) -> str:
+    """The id of the store, which stays until the transaction ends."""
+    if not isinstance(store, str):
+        return (await stores.create_on(connection, table, resources, store))["id"]
+    if not await vector_stores.hold(connection, store):
+        raise stores.no_such_store(store)
+    return store
 
 
 def while_in_use() -> AsyncRetrying:

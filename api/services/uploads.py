@@ -20,7 +20,7 @@ from api.schemas import (
     Upload,
     UploadPart,
 )
-from api.services import files, incoming
+from api.services import files, idempotency, incoming
 from api.tables import files as file_table
 from api.tables import uploads
 from api.tables.database import Connection
@@ -39,8 +39,10 @@ async def create(resources: Resources, request: CreateUploadRequest) -> Upload:
         "lifetime_seconds": LIFETIME_SECONDS,
         "expires_after_seconds": request.expires_after and request.expires_after.seconds,
     }
-    async with resources.database.connection() as connection:
-        return await uploads.insert(connection, id=id, created_at=_created_at(id), values=values)
+    async with resources.database.transaction() as connection:
+        upload = await uploads.insert(connection, id=id, created_at=_created_at(id), values=values)
+        await idempotency.settle(resources, connection, upload)
+    return upload
 
 
 async def add_part(resources: Resources, upload_id: str, form: AsyncIterator[Part]) -> UploadPart:
@@ -64,11 +66,12 @@ async def add_part(resources: Resources, upload_id: str, form: AsyncIterator[Par
         if received.filename is None:
             raise incoming.missing("data")
         undo.pop_all()
-    async with resources.database.connection() as connection:
+    async with resources.database.transaction() as connection:
         part = await uploads.insert_part(connection, upload_id, id=id, size=received.size, created_at=_created_at(id))
         if part is None:
             await resources.blobs.delete(id)
             raise _not_pending(await _get(connection, upload_id))
+        await idempotency.settle(resources, connection, part)
     return part
 
 
@@ -89,18 +92,20 @@ async def presign_part(resources: Resources, upload_id: str, request: PresignUpl
             "The server's files are not in S3, so that all parts come through it: POST /v1/uploads/{id}/parts.",
             code="not_supported",
         )
-    async with resources.database.connection() as connection:
+    async with resources.database.transaction() as connection:
         part = await uploads.insert_part(connection, upload_id, id=id, size=request.bytes, created_at=_created_at(id))
         if part is None:
             raise _not_pending(await _get(connection, upload_id))
-    return {
-        **part,
-        "object": "upload.presigned_part",
-        "expires_at": upload["expires_at"],
-        "bytes": request.bytes,
-        "method": "PUT",
-        "url": url,
-    }
+        presigned: PresignedPart = {
+            **part,
+            "object": "upload.presigned_part",
+            "expires_at": upload["expires_at"],
+            "bytes": request.bytes,
+            "method": "PUT",
+            "url": url,
+        }
+        await idempotency.settle(resources, connection, presigned)
+    return presigned
 
 
 async def complete(resources: Resources, id: str, request: CompleteUploadRequest) -> Upload:
@@ -140,8 +145,10 @@ async def complete(resources: Resources, id: str, request: CompleteUploadRequest
             owner=owner,
         )
         parts = await uploads.delete_parts(connection, id)
+        done: Upload = {**completed, "file": file}
+        await idempotency.settle(resources, connection, done)
     await _delete_blobs(resources, parts)
-    return {**completed, "file": file}
+    return done
 
 
 async def cancel(resources: Resources, id: str) -> Upload:
@@ -150,6 +157,7 @@ async def cancel(resources: Resources, id: str) -> Upload:
         if upload is None:
             raise _not_pending(await _get(connection, id))
         parts = await uploads.delete_parts(connection, id)
+        await idempotency.settle(resources, connection, upload)
     await _delete_blobs(resources, parts)
     return upload
 

@@ -15,7 +15,7 @@ from api.schemas import (
     VectorStoreFilePage,
     VectorStoreFileQuery,
 )
-from api.services import attachments, paging, stores
+from api.services import attachments, idempotency, paging, stores
 from api.tables import file_chunks, vector_store_files, vector_stores
 from api.tables.database import Connection
 
@@ -31,6 +31,7 @@ async def create(resources: Resources, vector_store_id: str, request: CreateVect
         max_files = resources.settings.max_files_per_store
         await attachments.attach(connection, table, vector_store_id, [new], param="file_id", max_files=max_files)
         file = await _get_on(connection, vector_store_id, request.file_id)
+        await idempotency.settle(resources, connection, file)
     await resources.wake.send()
     return file
 
@@ -78,7 +79,8 @@ async def update(
         if file is None:
             raise _no_such_file(vector_store_id, file_id)
         await vector_stores.touch(connection, vector_store_id)
-        return file
+        await idempotency.settle(resources, connection, file)
+    return file
 
 
 async def delete(resources: Resources, vector_store_id: str, file_id: str) -> VectorStoreFileDeleted:

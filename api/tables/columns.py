@@ -141,6 +141,15 @@ class ApiKeys:
 
 
 @final
+class RequestRates:
+    TABLE: Final = "request_rates"
+    API_KEY_ID: Final = "api_key_id"
+    TOKENS: Final = "tokens"
+    FILLED_AT: Final = "filled_at"
+    GRANTED: Final = "granted"
+
+
+@final
 class KeywordStores:
     TABLE: Final = "keyword_stores"
     VECTOR_STORE_ID: Final = "vector_store_id"

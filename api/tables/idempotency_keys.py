@@ -46,7 +46,12 @@ SELECT fingerprint, request_bytes, status, headers, body FROM idempotency_keys
 WHERE caller = %(caller)s AND key = %(key)s AND status IS NOT NULL
 """
 
-RELEASE = "DELETE FROM idempotency_keys WHERE caller = %(caller)s AND key = %(key)s AND claim = %(claim)s"
+# Whoever saw a commit fail does not know whether it did: if not, there is an answer. The row's lock, which the
+# transaction has until then, makes this wait for the truth.
+RELEASE = """
+DELETE FROM idempotency_keys
+WHERE caller = %(caller)s AND key = %(key)s AND claim = %(claim)s AND status IS NULL
+"""
 
 PURGE = "DELETE FROM idempotency_keys WHERE created_at <= now() - make_interval(secs => %(lifetime_seconds)s)"
 
@@ -105,6 +110,7 @@ async def find_kept(connection: Connection, claim: Claim) -> Kept | None:
 
 
 async def release(connection: Connection, claim: Claim) -> None:
+    """Give the key back, unless the request was carried out."""
     await connection.execute(RELEASE, _params(claim))
 
 

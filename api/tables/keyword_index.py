@@ -46,10 +46,12 @@ FROM keyword_stores WHERE vector_store_id = %(store)s
 FOR UPDATE SKIP LOCKED
 """  # noqa: S608
 
+# ts_rank divides by the length of the text where 2 asks for it, whatever the question is, and is never 0 for `a & b`:
+# so the length is had without a row for each word, which would take a quarter as long as making the words.
 INDEX = """
 WITH batch AS MATERIALIZED (
     SELECT (row_number() OVER (ORDER BY {order}) + %(number)s - 1)::int AS number, chunk_id, seq, words,
-           (SELECT coalesce(sum(cardinality(positions)), 0) FROM unnest(words))::int AS length
+           coalesce(round(ts_rank(words, 'a & b') / nullif(ts_rank(words, 'a & b', 2), 0)), 0)::int AS length
     FROM (
         SELECT {id}::text AS chunk_id, {id} AS typed_id, seq,
                to_tsvector(%(language)s::regconfig, left({content}, %(characters)s)) AS words

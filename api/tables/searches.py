@@ -24,6 +24,7 @@ from api.tables import keyword_search, scope, sparse_search, vector_search, vect
 from api.tables.chunks import statement_names, storable, typed_id
 from api.tables.columns import VectorStores
 from api.tables.database import Connection
+from api.tables.filter_samples import FilterSamples, Sample
 from api.tables.scope import Kind, Scope
 from api.tables.sparse_index import storable as storable_weights
 from api.tables.vector_index import Segment
@@ -132,6 +133,7 @@ class Search:
     filter: Filter | None
     limit: int
     ef_search: int | None = None  # candidates of an index; None: as many as the limit needs
+    sample: Sample | None = None  # of the filter; None: the chunks that it fits are compared one by one
     sparse_model: str | None = None  # that weighed the questions
     max_exact: int = 0  # chunks of a store all of whose sparse vectors are compared
 
@@ -173,6 +175,7 @@ class KnownStores:
     def __init__(self) -> None:
         self._stores: OrderedDict[tuple[Scope, str], Store] = OrderedDict()
         self._touched: OrderedDict[str, float] = OrderedDict()
+        self._samples = FilterSamples()
 
     def find(self, scope: Scope, id: str) -> Store | None:
         return self._stores.get((scope, id))
@@ -183,6 +186,13 @@ class KnownStores:
             self._stores.pop((scope, id), None)
         else:
             _put(self._stores, (scope, id), store)
+
+    async def sampled(self, connection: Connection, table: ChunkTable, known: Store, search: Search) -> Search:
+        """The search with a sample of its filter, if one could make a difference."""
+        if search.filter is None or not known.segments or search.leg in ("keyword", "sparse"):
+            return search
+        sample = await self._samples.get(connection, table, known.id, known.segments, search.filter)
+        return replace(search, sample=sample)
 
     def may_touch(self, id: str) -> bool:
         """Whether it is this search's turn to mark the store as active: of all that find it idle, one in a minute."""
@@ -239,8 +249,8 @@ async def search(
         "max_exact": search.max_exact,
         **keyword_search.BOUNDS,
     }
-    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by.
-    prepare = None if search.filter is None else False
+    # A plan that is kept knows no filter's selectivity, which is what a plan is chosen by where no index decides.
+    prepare = None if search.filter is None or _indexes(known, search) is not None else False
     all_values = [composed.values(params | _params(table, one)) for one in asked]
     if len(asked) == 1:
         if connection.searches is None:
@@ -283,14 +293,25 @@ def statement(table: ChunkTable, known: Store, search: Search, kind: Kind) -> tu
 
     Of stores without an index the text is the same for every search of a kind, so that a connection plans it once.
     """
-    through = None
-    if known.segments and known.dimension is not None and search.leg not in ("keyword", "sparse"):
-        through = Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+    through = _indexes(known, search)
     if search.filter is None:
         return _unfiltered(table, search.leg, through, kind), {}
     condition, params = compile_condition(table, search.filter)
     legs = _compose(table, search.leg, condition, through, is_filtered=True)
     return _around(legs, search.leg, kind), params
+
+
+def _indexes(known: Store, search: Search) -> Indexes | None:
+    """Those that the search goes through, if it does not compare all chunks, or all that its filter fits."""
+    if not known.segments or known.dimension is None or search.leg in ("keyword", "sparse"):
+        return None
+    if search.filter is not None and (search.sample is None or _is_looked_up(search.sample, known, search.limit)):
+        return None
+    return Indexes(known.id, known.dimension, known.segments, search.limit, search.ef_search)
+
+
+def _is_looked_up(sample: Sample, known: Store, limit: int) -> bool:
+    return vector_search.is_looked_up(sample.share, chunks=sample.chunks, segments=len(known.segments), limit=limit)
 
 
 @functools.lru_cache(MAX_KNOWN)

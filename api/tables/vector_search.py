@@ -19,12 +19,12 @@ from api.tables.vector_index import Segment, in_segment, indexed_vector
 MIN_EF_SEARCH: Final = 100  # of a search without a filter; twice as many with one, whose results lie further apart
 MAX_EF_SEARCH: Final = 1000  # pgvector's
 
-# With a filter an index is read on in an order that is only roughly that of the distances, until enough was found: four
-# times the results have the best of them. Below a share of 1 % it would have to be read too far, and misses some.
-OVER_FETCH: Final = 4
+# With a filter an index is read on in an order that is only roughly that of the distances, until enough was found:
+# twice the results have the best of them. Below a share of 1 % it would have to be read too far, and misses some.
+OVER_FETCH: Final = 2
 MIN_SHARE: Final = 0.02
-PROBES: Final = 100
 SCANNED: Final = 2_000  # chunks at most, for each result
+CANDIDATE_COST: Final = 3  # of a candidate of an index, where a chunk that is looked up and compared costs 1
 
 NEAREST = """
 SELECT {id}::text AS id, {file_id} AS file_id, {filename} AS filename, {metadata} AS attributes,
@@ -55,20 +55,6 @@ ORDER BY distance
 LIMIT {limit}
 """
 
-# Of chunks here and there in the store, how many fit the filter.
-SHARE = """
-SELECT avg(probe.fits::integer) AS share
-FROM (SELECT min(seq) AS first FROM {table} WHERE {vector_store_id} = {store}) AS numbered
-CROSS JOIN generate_series(0, {probes} - 1) AS step
-CROSS JOIN LATERAL (
-    SELECT ({condition}) IS TRUE AS fits FROM {table}
-    WHERE {vector_store_id} = {store}
-      AND seq >= first + (({last} - first) * ((step + mod(step * 0.618, 1)) / {probes}))::bigint
-    ORDER BY seq
-    LIMIT 1
-) AS probe
-"""
-
 # The settings must be there before an index is opened, and are: a segment is looked up for the row that they are. They
 # hold for the transaction, so that they reach nobody else through a pooler.
 TUNED = """
@@ -83,12 +69,19 @@ UNLESS_EMPTY = """
 {part} AND (SELECT TRUE FROM {table} WHERE {vector_store_id} = {store} AND {part} ORDER BY seq LIMIT 1)
 """
 
+# The condition stands outside, behind OFFSET 0, where the planner takes no account of it: the index is read whatever
+# the filter is, so that one plan is good for all its values.
 INDEXED = """
 SELECT found.* FROM tuned CROSS JOIN LATERAL (
-    SELECT tableoid AS nearest_table, ctid AS nearest_row, {embedding} <=> {query} AS distance
-    FROM {table}
-    WHERE {vector_store_id} = {store} AND {part} AND {condition} AND tuned.settings IS NOT NULL AND {is_usual}
-    ORDER BY {indexed} <=> {indexed_query}
+    SELECT nearest_table, nearest_row, {embedding} <=> {query} AS distance
+    FROM (
+        SELECT tableoid AS nearest_table, ctid AS nearest_row, {embedding}, {metadata}
+        FROM {table}
+        WHERE {vector_store_id} = {store} AND {part} AND tuned.settings IS NOT NULL
+        ORDER BY {indexed} <=> {indexed_query}
+        OFFSET 0
+    ) AS in_order
+    WHERE {condition}
     LIMIT {fetched}
 ) AS found
 """
@@ -130,9 +123,8 @@ def through_indexes(
         "limit": sql.Literal(indexes.limit),
     }
     names["query"] = sql.SQL(QUERY).format(**names)
-    usual = max(MIN_EF_SEARCH, 2 * indexes.limit) * (2 if is_filtered else 1)
     names |= {
-        "ef_search": sql.Literal(str(indexes.ef_search or min(usual, MAX_EF_SEARCH))),
+        "ef_search": sql.Literal(str(indexes.ef_search or usual_ef_search(indexes.limit, is_filtered=is_filtered))),
         "scanned": sql.Literal(str(SCANNED * max(indexes.limit, 10))),
         "fetched": sql.Literal(indexes.limit * (OVER_FETCH if is_filtered else 1)),
         "indexed": indexed_vector(table, names["embedding"], indexes.dimension),
@@ -142,17 +134,28 @@ def through_indexes(
     return sql.SQL(NEAREST).format(**names, parts=parts)
 
 
+def usual_ef_search(limit: int, *, is_filtered: bool) -> int:
+    unfiltered = max(MIN_EF_SEARCH, 2 * limit)
+    return min(unfiltered * (2 if is_filtered else 1), MAX_EF_SEARCH)
+
+
+def is_looked_up(share: float, *, chunks: float, segments: int, limit: int) -> bool:
+    """Whether it costs less to compare the share of so many chunks that fits a filter than to read the indexes on.
+
+    The fewer fit, the fewer are compared and the further an index is read until it has enough that do.
+    """
+    if share < MIN_SHARE:
+        return True
+    candidates = segments * max(usual_ef_search(limit, is_filtered=True), limit * OVER_FETCH / share)
+    return share * chunks < CANDIDATE_COST * candidates
+
+
 def _in_parts(names: Mapping[str, sql.Composable], segments: Sequence[Segment], *, is_filtered: bool) -> sql.Composed:
     tables = {"tuned": sql.SQL(TUNED).format(**names)}
-    is_usual = sql.SQL("TRUE").format()
-    if is_filtered:
-        last = max((segment.until for segment in segments if segment.until is not None), default=None)
-        tables["sampled"] = sql.SQL(SHARE).format(**names, last=sql.Literal(last), probes=sql.Literal(PROBES))
-        is_usual = sql.SQL("(SELECT share FROM sampled) >= {}").format(sql.Literal(MIN_SHARE))
     parts: list[sql.Composable] = []
     for number, segment in enumerate(segments):
         part, found = in_segment(segment.after, segment.until), f"segment_{number}"
-        tables[found] = sql.SQL(INDEXED).format(**names, part=part, is_usual=is_usual)
+        tables[found] = sql.SQL(INDEXED).format(**names, part=part)
         enough = sql.SQL("(SELECT count(*) FROM {}) >= {}").format(sql.Identifier(found), names["fetched"])
         parts.append(sql.SQL("SELECT * FROM {} WHERE {}").format(sql.Identifier(found), enough))
         parts.append(sql.SQL(EXACT).format(**names, part=sql.SQL("{} AND NOT {}").format(part, enough)))

@@ -135,6 +135,8 @@ def converted(plain: Plain) -> Any:
 def export_onnx(plain: Plain, directory: Path) -> None:
     import torch
 
+    from embedder.engines.onnx_graph import simplify  # it imports onnx, which not everybody has
+
     module, example = traceable(plain)
     axes = {name: {0: "texts", 1: "tokens"} for name in plain.recipe.inputs}
     with torch.inference_mode(), quiet(), plain_attention(plain.original.model):
@@ -148,6 +150,7 @@ def export_onnx(plain: Plain, directory: Path) -> None:
             opset_version=ONNX_OPSET,
             dynamo=False,  # the newer exporter needs two more packages and gives no other graph
         )
+        simplify(directory / ONNX_FILE)
 
 
 def export_onnx_int8(plain: Plain, directory: Path) -> None:

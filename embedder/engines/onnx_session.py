@@ -10,6 +10,9 @@ from embedder.engines.rows import Computed
 from embedder.engines.tokenizing import Arrays
 
 GRAPH_FILE = "model.onnx"
+# Fused operators that are slower than their parts: of an addition and a layer's normalisation six times (a seventh of a
+# batch in 8 bits), of a bias and GELU by a fifth.
+SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 
 
 class OnnxSession:
@@ -25,7 +28,10 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.name = name
         self._session = library.InferenceSession(
-            str(directory / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+            str(directory / GRAPH_FILE),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOW_FUSIONS,
         )
 
     def compute(self, arrays: Arrays) -> Computed:

@@ -20,7 +20,9 @@ MEGABYTE = 1_000_000
 
 UNWANTED_DIRECTORIES = ("__pycache__", "tests", "bin")
 UNWANTED_FILES = ("*.pyi", "*.pxd", "*.h", "*.a", "RECORD", "INSTALLER", "direct_url.json")
+# hf_xet is for downloads of models, and a tokenizer comes without it.
 OF_OTHER_PARTS = (
+    *("hf_xet", "hf_xet-*.dist-info", "numpy/distutils", "numpy/f2py"),
     *("embedder", "api/up", "api/migrate", "api/cli.py", "api/client.py", "api/server.py"),
     *("api/keys_cli.py", "api/stores_cli.py", "api/sync_cli.py"),
 )
@@ -101,7 +103,7 @@ def _pip(*arguments: str) -> None:
 
 
 def _prune(place: Path) -> None:
-    unwanted = [place / name for name in OF_OTHER_PARTS]
+    unwanted = [path for pattern in OF_OTHER_PARTS for path in place.glob(pattern)]
     unwanted += [path for name in UNWANTED_DIRECTORIES for path in place.rglob(name) if path.is_dir()]
     for path in unwanted:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

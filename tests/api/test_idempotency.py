@@ -324,17 +324,58 @@ async def test_without_its_database_a_request_is_not_carried_out(serve: Serve, s
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
+@asynccontextmanager
+async def without_keys(database: str) -> AsyncGenerator[None]:
+    """The table of keys out of reach, as in a database that a request's second transaction does not get to."""
+    await query(database, "ALTER TABLE idempotency_keys RENAME TO away")
+    yield
+    await query(database, "ALTER TABLE away RENAME TO idempotency_keys")
+
+
+async def test_a_search_whose_answer_cannot_be_kept_is_answered_all_the_same(
+    http: httpx.AsyncClient, store: str, embedder: FakeEmbedder, database: str
+) -> None:
+    await http.post(f"{STORES}/{store}/embeddings", json={"content": "text"})
+    embedder.reset()
+    embedder.delay_seconds = 0.5
+    first = asyncio.create_task(search(http, store))
+    await until_embedding(embedder)
+    async with without_keys(database):
+        answer = await first
+
+    assert answer.status_code == 200
+    assert code(await search(http, store)) == (409, "idempotency_key_in_use")
+
+
+async def search(http: httpx.AsyncClient, store: str) -> httpx.Response:
+    return await http.post(f"{STORES}/{store}/search", json={"query": "new"}, headers=KEYED)
+
+
+async def test_a_write_whose_answer_cannot_be_kept_is_undone(
     http: httpx.AsyncClient, store: str, embedder: FakeEmbedder, database: str
 ) -> None:
     embedder.delay_seconds = 0.5
     first = asyncio.create_task(put(http, store))
     await until_embedding(embedder)
-    await query(database, "ALTER TABLE idempotency_keys RENAME TO away")
+    async with without_keys(database):
+        answer = await first
 
-    assert (await first).status_code == 200
-    await query(database, "ALTER TABLE away RENAME TO idempotency_keys")
-    assert code(await put(http, store)) == (409, "idempotency_key_in_use")
+    assert code(answer) == (503, "database_not_migrated")
+    assert await count_chunks(http, store) == 0
+
+
+async def test_a_request_that_lost_its_key_to_a_retry_is_undone(
+    http: httpx.AsyncClient, store: str, embedder: FakeEmbedder, database: str
+) -> None:
+    embedder.delay_seconds = 1
+    first = asyncio.create_task(put(http, store))
+    await until_embedding(embedder)
+    await let_the_lease_run_out(database)
+    second = await put(http, store)
+
+    assert [second.status_code, (await first).status_code] == [200, 409]
+    assert (await put(http, store)).content == second.content
+    assert await count_chunks(http, store) == 1
 
 
 async def test_a_key_belongs_to_its_caller(serve: Serve, settings: dict[str, Any]) -> None:

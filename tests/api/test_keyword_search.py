@@ -1,5 +1,6 @@
 """Search by words: BM25 over an index that the worker keeps behind the writes."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -163,6 +164,33 @@ async def test_a_chunk_that_is_committed_late_is_not_missed(
         await slow.commit()
     await keywords.index(resources, seconds=60)
 
+    assert list(await find(http, store, "vladivostok kamchatka")) == ["fast", "slow"]
+
+
+async def is_settling(database: str) -> bool:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        statement = "SELECT count(*) FROM keyword_stores WHERE settling_seq IS NOT NULL"
+        row = await (await connection.execute(statement)).fetchone()
+    return row == (1,)
+
+
+async def test_what_is_being_written_when_a_pass_begins_is_in_the_index_when_it_ends(
+    http: httpx.AsyncClient, store: str, resources: Resources, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keywords, "PAUSE_SECONDS", 2.0)  # is longer than the commit takes
+    async with await psycopg.AsyncConnection.connect(database) as slow:
+        await slow.execute(
+            "INSERT INTO embeddings (vector_store_id, id, content, embedding) "
+            "SELECT vector_store_id, 'slow', 'vladivostok', embedding FROM embeddings WHERE id = 'bread'"
+        )
+        await put(http, store, [{"id": "fast", "content": "kamchatka"}])
+        indexing = asyncio.create_task(keywords.index(resources, seconds=60))
+        async with asyncio.timeout(30):
+            while not await is_settling(database):  # noqa: ASYNC110  # the table is polled
+                await asyncio.sleep(0.01)
+        await slow.commit()
+
+    assert await indexing == 2
     assert list(await find(http, store, "vladivostok kamchatka")) == ["fast", "slow"]
 
 

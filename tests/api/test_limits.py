@@ -1,18 +1,23 @@
 """Limits: what is too much is a 429 or a 413 at once, which says when to come again, and changes nothing."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, RateLimitError
 
-from api.limits import Rates
-from tests.conftest import Serve, raw
+from api.resources import Resources
+from api.services.rates import Rates, forget_full
+from tests.api.synced_tables import execute, fetch
+from tests.conftest import Serve, make_settings, raw
 from tests.fake_embedder import FakeEmbedder
+from tests.working import opened
 
 STORES = "/v1/vector_stores"
 SECONDS = 30
@@ -35,6 +40,11 @@ async def limited(serve: Serve, settings: dict[str, Any]) -> AsyncIterator[Async
 @pytest.fixture
 async def http(limited: AsyncOpenAI) -> httpx.AsyncClient:
     return raw(limited)
+
+
+@functools.cache
+def without_database() -> Resources:
+    return Resources.of(make_settings(database_url="postgresql://127.0.0.1:1/none"))
 
 
 def error(answer: httpx.Response) -> tuple[int, str, str]:
@@ -75,18 +85,72 @@ async def test_probes_are_not_limited(serve: Serve, settings: dict[str, Any]) ->
     assert answers == [200, 200, 200]
 
 
+@examples(deadline=None)
 @given(limit=st.integers(1, 1000), pauses=st.lists(st.floats(0, 90), max_size=50))
-def test_no_minute_has_more_than_twice_the_limit_and_who_waits_may_go_on(limit: int, pauses: list[float]) -> None:
-    rates, now, allowed = Rates(), 0.0, list[float]()
+async def test_without_a_database_no_minute_has_more_than_twice_the_limit_and_who_waits_may_go_on(
+    limit: int, pauses: list[float]
+) -> None:
+    rates, now, allowed = Rates(without_database()), 0.0, list[float]()
     for pause in pauses:
         now += pause
-        standing = rates.take("key", limit, now=now)
+        standing = await rates.take("key", limit, now=now)
         assert 0 <= standing.remaining < limit
-        allowed += [now] * (standing.wait_seconds == 0)
+        allowed += [now] * standing.is_allowed
 
     assert all(sum(start <= at < start + 60 for at in allowed) <= 2 * limit for start in allowed)
-    wait = rates.take("key", limit, now=now).wait_seconds
-    assert rates.take("key", limit, now=now + wait + 1e-6).wait_seconds < 60 / limit
+    wait = (await rates.take("key", limit, now=now)).wait_seconds
+    assert (await rates.take("key", limit, now=now + wait + 1e-6)).wait_seconds < 60 / limit
+
+
+async def test_processes_count_the_requests_of_a_key_together(serve: Serve, settings: dict[str, Any]) -> None:
+    async with serve(**settings) as one, serve(**settings) as two:
+        fields = {"name": "a", "role": "read", "requests_per_minute": 5}
+        key = (await raw(one).post("/v1/keys", json=fields)).json()["value"]
+        processes = [raw(one), raw(two)] * 4
+        answers = [await http.get(STORES, headers={"Authorization": f"Bearer {key}"}) for http in processes]
+
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 3
+    assert [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers] == [4, 3, 2, 1, 0, 0, 0, 0]
+
+
+async def test_processes_that_ask_at_once_share_what_there_is(settings: dict[str, Any]) -> None:
+    async with opened(settings) as one, opened(settings) as two:
+        rates = [Rates(one), Rates(two)]
+        taken = await asyncio.gather(*(rates[number % 2].take("key", 300, now=0.0) for number in range(400)))
+
+    assert sum(standing.is_allowed for standing in taken) in range(300, 305)  # and what the bucket gained meanwhile
+
+
+async def test_a_full_bucket_is_forgotten(settings: dict[str, Any], database: str) -> None:
+    async with opened(settings) as resources:
+        await Rates(resources).take("key", 300, now=0.0)
+        await forget_full(resources)
+        [kept] = await fetch(database, "UPDATE request_rates SET filled_at = filled_at - interval '61 s' RETURNING *")
+        await forget_full(resources)
+
+    assert kept[0] == "key"
+    assert await fetch(database, "SELECT FROM request_rates") == []
+
+
+async def test_a_key_has_its_requests_back_in_a_minute(settings: dict[str, Any], database: str) -> None:
+    async with opened(settings) as resources:
+        spent = [await Rates(resources).take("key", 2, now=0.0) for _ in range(3)]
+        await fetch(database, "UPDATE request_rates SET filled_at = filled_at - interval '31 s' RETURNING *")
+        again = [await Rates(resources).take("key", 2, now=0.0) for _ in range(2)]
+
+    assert [standing.is_allowed for standing in (*spent, *again)] == [True, True, False, True, False]
+    assert 0 < again[1].wait_seconds <= 30
+
+
+async def test_where_rates_cannot_be_written_down_a_process_counts_by_itself(
+    serve: Serve, settings: dict[str, Any], http: httpx.AsyncClient, database: str
+) -> None:
+    store = (await http.post(STORES, json={})).json()["id"]
+    async with serve(**settings | {"max_requests_per_minute": 2}) as client:
+        await execute(database, "DROP TABLE request_rates")
+        answers = [await raw(client).post(f"{STORES}/{store}/search", json={"query": "a"}) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
 
 
 async def test_a_tenant_has_so_many_stores(http: httpx.AsyncClient) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from api.embeddings import Embeddings
 from api.errors import EmbeddingUnavailable, InvalidRequest
-from api.query_vectors import MAX_TEXTS, PARALLEL_CALLS, QueryVectors
+from api.query_vectors import MAX_CALLS, MAX_TEXTS, QueryVectors
 from api.settings import EmbeddingSettings
 from api.vectors import Vector
 from tests.fake_embedder import DIMENSION, MODEL, FakeEmbedder, embed
@@ -45,6 +45,12 @@ async def test_each_text_has_its_own_vector_in_order(vectors: QueryVectors[Vecto
     assert all(np.allclose(vector, embed(text), atol=1e-6) for text, vector in zip(texts, found, strict=True))
 
 
+async def test_vectors_are_asked_for_uncompressed(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
+    await one(vectors, "arrow")
+
+    assert [headers["accept-encoding"] for headers in embedder.headers] == ["identity"]
+
+
 async def test_a_query_that_was_asked_before_is_remembered(
     vectors: QueryVectors[Vector], embedder: FakeEmbedder
 ) -> None:
@@ -65,16 +71,38 @@ async def test_the_model_and_the_dimension_are_told_apart(
     assert len({(call["model"], call.get("dimensions")) for call in embedder.calls}) == 3
 
 
-async def test_a_lone_query_goes_off_at_once_and_what_comes_behind_goes_together(
+async def test_a_query_waits_only_while_more_are_under_way_than_wait(
     vectors: QueryVectors[Vector], embedder: FakeEmbedder
 ) -> None:
-    embedder.delay_seconds = 0.2
-    await asyncio.gather(*(one(vectors, f"query {number}") for number in range(30)))
+    await asyncio.gather(*(one(vectors, f"query {number}") for number in range(8)))
 
-    sizes = [len(call["input"]) for call in embedder.calls]
-    assert sizes[:PARALLEL_CALLS] == [1] * PARALLEL_CALLS
-    assert sum(sizes) == 30
-    assert len(sizes) == PARALLEL_CALLS + 1
+    assert sorted(len(call["input"]) for call in embedder.calls) == [1, 1, 2, 4]
+
+
+async def test_what_waits_when_a_call_ends_goes_together(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
+    large = vectors.embed([f"query {number}" for number in range(10)], model=MODEL, dimension=DIMENSION)
+    await asyncio.gather(large, *(one(vectors, f"behind {number}") for number in range(9)))
+
+    assert [len(call["input"]) for call in embedder.calls] == [10, 9]
+
+
+async def test_so_many_calls_are_under_way_for_a_model_and_no_more(
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
+) -> None:
+    await asyncio.gather(*(one(vectors, f"query {number}") for number in range(40)))
+
+    sizes = sorted(len(call["input"]) for call in embedder.calls)
+    assert sizes == [1, 1, 2, 4, 32]
+    assert len(sizes) == MAX_CALLS + 1
+
+
+async def test_queries_of_another_model_do_not_wait_for_each_other(
+    vectors: QueryVectors[Vector], embedder: FakeEmbedder
+) -> None:
+    large = vectors.embed([f"query {number}" for number in range(10)], model="another", dimension=DIMENSION)
+    await asyncio.gather(large, one(vectors, "arrow"), one(vectors, "bow"))
+
+    assert sorted(len(call["input"]) for call in embedder.calls) == [1, 1, 10]
 
 
 async def test_the_queries_of_one_search_go_together(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
@@ -103,12 +131,12 @@ async def test_identical_queries_at_a_time_are_asked_once(
 
 async def test_a_refused_text_fails_its_own_callers_only(vectors: QueryVectors[Vector], embedder: FakeEmbedder) -> None:
     embedder.delay_seconds = 0.1
-    first = [asyncio.create_task(one(vectors, f"first {number}")) for number in range(PARALLEL_CALLS)]
+    first = asyncio.create_task(vectors.embed([f"first {n}" for n in range(4)], model=MODEL, dimension=DIMENSION))
     async with asyncio.timeout(10):
-        while len(embedder.calls) < PARALLEL_CALLS:  # noqa: ASYNC110  # it is another thread's
+        while not embedder.calls:  # noqa: ASYNC110  # it is another thread's
             await asyncio.sleep(0.01)
     together = [asyncio.create_task(one(vectors, f"together {number}")) for number in range(3)]
-    await asyncio.gather(*first)
+    await first
     refusal = {"error": {"message": "too long", "type": "invalid_request_error", "param": None, "code": None}}
     embedder.failures = [JSONResponse(refusal, 400), JSONResponse(refusal, 400)]  # the call, then its first text
 

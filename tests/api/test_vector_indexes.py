@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from psycopg import sql
 from psycopg.rows import dict_row
+from pydantic import TypeAdapter
 
 from api.resources import Resources
 from api.schemas import Filter
@@ -19,9 +20,10 @@ from api.services import vector_indexes
 from api.services.vector_indexes import MAX_SEGMENT_CHUNKS, dropped_segments, renewed_segment
 from api.tables import keyword_search, scope, searches
 from api.tables.chunks import storable
+from api.tables.filter_samples import Sample
 from api.tables.searches import Asked, Leg, Search
 from api.tables.vector_index import Known, Segment
-from api.tables.vector_search import disjoint, remaining_parts
+from api.tables.vector_search import disjoint, is_looked_up, remaining_parts
 from api.worker import INDEXES
 from tests.conftest import Serve, raw
 from tests.working import opened, worker_process
@@ -398,7 +400,13 @@ async def test_a_table_without_the_column_is_searched_exactly(
 
 
 async def explain(
-    resources: Resources, chunks: Chunks, leg: Leg = "vector", *, filter: Filter | None = None, ef_search: int = 100
+    resources: Resources,
+    chunks: Chunks,
+    leg: Leg = "vector",
+    *,
+    filter: Filter | None = None,
+    sample: Sample | None = None,
+    ef_search: int = 100,
 ) -> dict[str, Any]:
     """What PostgreSQL does for a search, and how much."""
     table = await resources.database.chunk_table()
@@ -407,7 +415,7 @@ async def explain(
         known = await searches.find_store(connection, chunks.store)
         assert known is not None
         statement, params = searches.statement(
-            table, known, Search(leg, filter, limit=10, ef_search=ef_search), scope.EVERYTHING.kind
+            table, known, Search(leg, filter, limit=10, ef_search=ef_search, sample=sample), scope.EVERYTHING.kind
         )
         params |= {"vector_store_id": known.id, "store": known.id, "limit": 10, **keyword_search.BOUNDS}
         params |= {"question": "text of c00001", "query": storable(table, query), "dimension": DIMENSION}
@@ -519,6 +527,81 @@ async def test_a_filter_of_any_selectivity_finds_the_nearest_that_fit(chunks: Ch
         nearest[name] = [id for id in chunks.nearest(query, 1000) if fits[name](int(id[1:]))][:10]
 
     assert found == nearest
+
+
+UPPER_HALF: Filter = TypeAdapter[Filter](Filter).validate_python({"type": "gte", "key": "number", "value": 500})
+
+
+async def test_a_filter_is_sampled_once_for_many_searches(chunks: Chunks, resources: Resources) -> None:
+    await chunks.put(1000)
+    await vector_indexes.care(resources)
+    table = await resources.database.chunk_table()
+    async with resources.database.connection() as connection:
+        known = await searches.find_store(connection, chunks.store)
+        assert known is not None
+        sampled = [
+            await resources.known_stores.sampled(connection, table, known, Search("vector", UPPER_HALF, limit=limit))
+            for limit in (10, 20)
+        ]
+
+    assert sampled[0].sample is sampled[1].sample
+    assert sampled[0].sample == Sample(pytest.approx(0.5, abs=0.02), 1000)
+
+
+async def test_a_store_without_an_index_is_not_sampled(chunks: Chunks, resources: Resources) -> None:
+    await chunks.put(10)
+    table = await resources.database.chunk_table()
+    async with resources.database.connection() as connection:
+        known = await searches.find_store(connection, chunks.store)
+        assert known is not None
+        search = Search("vector", UPPER_HALF, limit=10)
+
+        assert await resources.known_stores.sampled(connection, table, known, search) is search
+
+
+@pytest.mark.parametrize(
+    ("share", "chunks", "segments", "expected"),
+    [
+        (0, 1_000_000, 1, True),
+        (0.01, 1_000_000, 1, True),
+        (0.03, 20_000, 1, True),
+        (0.03, 1_000_000, 1, False),
+        (0.1, 20_000, 1, False),
+        (0.1, 20_000, 5, True),
+        (1, 400, 1, True),
+        (1, 100_000, 1, False),
+    ],
+)
+def test_what_few_chunks_fit_is_looked_up(share: float, chunks: float, segments: int, expected: bool) -> None:
+    assert is_looked_up(share, chunks=chunks, segments=segments, limit=10) is expected
+
+
+@pytest.mark.parametrize(("share", "is_read"), [(0.5, True), (0.001, False)])
+async def test_an_index_is_read_where_many_chunks_fit(
+    chunks: Chunks, resources: Resources, database: str, share: float, is_read: bool
+) -> None:
+    await chunks.put(1000)
+    await vector_indexes.care(resources)
+    [name] = await indexes(database)
+
+    plan = await explain(resources, chunks, filter=UPPER_HALF, sample=Sample(share, 1000))
+
+    assert (name in scanned(plan)) is is_read
+
+
+async def test_a_sample_that_is_off_costs_no_result(chunks: Chunks, resources: Resources) -> None:
+    await chunks.put(1000)
+    await vector_indexes.care(resources)
+    table = await resources.database.chunk_table()
+    rare = TypeAdapter[Filter](Filter).validate_python({"type": "lt", "key": "number", "value": 3})
+    asked = Asked(None, chunks.random.normal(size=DIMENSION).astype(np.float32))
+    async with resources.database.connection() as connection:
+        known = await searches.find_store(connection, chunks.store)
+        assert known is not None
+        search = Search("vector", rare, limit=10, sample=Sample(0.9, 1000))
+        _, [found] = await searches.search(connection, table, known, search, [asked])
+
+    assert sorted(one["id"] for one in found) == ["c00000", "c00001", "c00002"]
 
 
 async def test_the_index_of_a_store_is_told(chunks: Chunks, resources: Resources) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,6 +154,18 @@ def test_a_text_alone_and_among_256_gets_the_same_vector(load: Load, tiny_bert: 
 
     for place in range(0, 256, 17):
         assert np.allclose(vectors(loaded, [texts[place]])[0], together[place], atol=1e-5)
+
+
+def test_each_layer_of_an_onnx_model_is_one_operator_for_all_tokens(
+    load: Load, tiny_bert: Path, tiny_cache: Path
+) -> None:
+    load(tiny_bert, engine="onnx").close()
+
+    graph = onnx.load(next(tiny_cache.glob("tiny-bert-onnx-f32-*/model.onnx"))).graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("Gemm") == 6 * 2  # six layers with weights in each of two transformer layers
+    assert operators.count("MatMul") == 2 * 2  # attention's own
+    assert operators.count("Shape") < 10
 
 
 def test_in_8_bits_a_batch_that_is_padded_with_texts_gives_the_same_vectors(load: Load, tiny_bert: Path) -> None:

@@ -1,14 +1,11 @@
 """A Qdrant server, of which the scroll API's real shapes stand here."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import orjson
 import pytest
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -28,7 +25,6 @@ class Qdrant:
         self.collections: dict[str, list[dict[str, Any]]] = {}
         self.failures: list[int] = []
         self.limits: list[int] = []
-        self.recovered: list[dict[str, str]] = []
 
     async def list_collections(self, request: Request) -> Response:
         if request.headers.get("api-key") != KEY:
@@ -37,21 +33,6 @@ class Qdrant:
 
     async def count(self, request: Request) -> Response:
         return answer({"count": len(self.collections[request.path_params["name"]])})
-
-    async def recover(self, request: Request) -> Response:
-        """Of a snapshot the form is Qdrant's own; here it is the points as JSON."""
-        async with request.form() as form:
-            uploaded = form["snapshot"]
-            assert isinstance(uploaded, UploadFile)
-            content = await uploaded.read()
-        if not content.startswith(b"["):
-            return JSONResponse({"status": {"error": "Wrong input: failed to read archive"}, "time": 0.0}, 400)
-        self.recovered.append(dict(request.query_params))
-        self.collections[request.path_params["name"]] = orjson.loads(content)
-        return answer(True)
-
-    async def delete(self, request: Request) -> Response:
-        return answer(self.collections.pop(request.path_params["name"], None) is not None)
 
     async def scroll(self, request: Request) -> Response:
         if self.failures:
@@ -65,7 +46,7 @@ class Qdrant:
         return answer({"points": points[start:stop], "next_page_offset": [*ids, None][min(stop, len(ids))]})
 
 
-def answer(result: dict[str, Any] | bool) -> Response:
+def answer(result: dict[str, Any]) -> Response:
     return JSONResponse({"result": result, "status": "ok", "time": 0.0})
 
 
@@ -78,8 +59,6 @@ def qdrant() -> Qdrant:
 def url(qdrant: Qdrant) -> Iterator[str]:
     routes = [
         Route("/collections", qdrant.list_collections),
-        Route("/collections/{name}", qdrant.delete, methods=["DELETE"]),
-        Route("/collections/{name}/snapshots/upload", qdrant.recover, methods=["POST"]),
         Route("/collections/{name}/points/count", qdrant.count, methods=["POST"]),
         Route("/collections/{name}/points/scroll", qdrant.scroll, methods=["POST"]),
     ]
@@ -150,45 +129,3 @@ async def test_points_without_a_text_are_written_down(
 async def test_a_key_that_qdrant_refuses_is_said_so(url: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ServiceRefused, match=r"HTTP 403.*Must provide an API key"):
         await migrate(settings, url, kind="qdrant")
-
-
-async def test_a_snapshot_is_recovered_for_as_long_as_it_is_read(
-    qdrant: Qdrant, url: str, settings: dict[str, Any], database: str, tmp_path: Path
-) -> None:
-    snapshot = tmp_path / "my-docs-559032209313046-2025-11-03-13-20-11.snapshot"
-    snapshot.write_bytes(orjson.dumps(points(450)))
-
-    assert await migrate(settings, url, snapshot=snapshot)
-
-    assert len(await chunks(database)) == 450
-    assert qdrant.recovered == [{"priority": "snapshot", "wait": "true"}]
-    assert qdrant.collections == {}
-    assert [store["name"] for store in await query(database, "SELECT name FROM vector_stores")] == ["my-docs"]
-
-
-async def test_a_snapshot_goes_on_where_it_was_whichever_server_recovers_it(
-    qdrant: Qdrant, url: str, settings: dict[str, Any], database: str, tmp_path: Path
-) -> None:
-    snapshot = tmp_path / "docs.snapshot"
-    snapshot.write_bytes(orjson.dumps(points(450)))
-    assert await migrate(settings, url, snapshot=snapshot)
-    await query(database, "DELETE FROM embeddings WHERE id = '3'")
-    await query(database, "UPDATE migration_checkpoints SET position = '100'")
-
-    await migrate(settings, url.replace("127.0.0.1", "localhost"), snapshot=snapshot, verifies=False)
-
-    (checkpoint,) = await query(database, "SELECT rows_written, rows_skipped FROM migration_checkpoints")
-    assert checkpoint == {"rows_written": 450, "rows_skipped": 350}
-
-
-async def test_a_snapshot_that_qdrant_refuses_is_said_so_and_leaves_nothing(
-    qdrant: Qdrant, url: str, settings: dict[str, Any], tmp_path: Path
-) -> None:
-    (tmp_path / "docs.snapshot").write_bytes(b"none")
-
-    with pytest.raises(ServiceRefused, match=r"HTTP 400.*failed to read archive"):
-        await migrate(settings, url, snapshot=tmp_path / "docs.snapshot")
-    with pytest.raises(ConfigurationError, match="A Qdrant server recovers what --snapshot names"):
-        await migrate(settings, tmp_path / "rows.jsonl", snapshot=tmp_path / "docs.snapshot")
-
-    assert qdrant.collections == {}
