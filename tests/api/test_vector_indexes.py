@@ -601,7 +601,7 @@ async def test_a_sample_that_is_off_costs_no_result(chunks: Chunks, resources: R
         search = Search("vector", rare, limit=10, sample=Sample(0.9, 1000))
         _, [found] = await searches.search(connection, table, known, search, [asked])
 
-    assert sorted(one["id"] for one in found) == ["c00000", "c00001", "c00002"]
+    assert sorted(one.id for one in found) == ["c00000", "c00001", "c00002"]
 
 
 async def test_the_index_of_a_store_is_told(chunks: Chunks, resources: Resources) -> None:

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -161,8 +162,9 @@ def test_each_layer_of_an_onnx_model_is_one_operator_for_all_tokens(
 ) -> None:
     load(tiny_bert, engine="onnx").close()
 
-    graph = onnx.load(next(tiny_cache.glob("tiny-bert-onnx-f32-*/model.onnx"))).graph
-    operators = [node.op_type for node in graph.node]
+    file = next(tiny_cache.glob("tiny-bert-onnx-f32-*/model.onnx"))
+    model: Any = onnx.load(file)  # pyright: ignore[reportUnknownMemberType]  # partly untyped
+    operators = [node.op_type for node in model.graph.node]
     assert operators.count("Gemm") == 6 * 2  # six layers with weights in each of two transformer layers
     assert operators.count("MatMul") == 2 * 2  # attention's own
     assert operators.count("Shape") < 10
