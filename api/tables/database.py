@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import json
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -79,39 +78,6 @@ class _Catalogue:
     lacks_vector_types: bool = False
 
 
-class _Line:
-    """Of those who want a connection of the pool while all are lent.
-
-    The pool has one, too, which takes a task, a condition and several locks for each of them.
-    """
-
-    def __init__(self, connections: int) -> None:
-        self._free = asyncio.Semaphore(connections)
-        self.waiting = 0
-        self.waited_seconds = 0.0
-        self.given_up = 0
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for one's turn, which `leave` ends."""
-        if not self._free.locked():
-            await self._free.acquire()
-            return
-        started = time.monotonic()
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(seconds):
-                await self._free.acquire()
-        except TimeoutError as error:
-            self.given_up += 1
-            raise PoolTimeout("all connections are lent") from error
-        finally:
-            self.waiting -= 1
-            self.waited_seconds += time.monotonic() - started
-
-    def leave(self) -> None:
-        self._free.release()
-
-
 class Database:
     """PostgreSQL as the services see it: everything in it, or what is `within` a scope.
 
@@ -136,7 +102,6 @@ class Database:
             **({} if "tcp_user_timeout" in self._conninfo else {"tcp_user_timeout": UNACKNOWLEDGED_MILLISECONDS}),
             "prepare_threshold": None if uses_transaction_pooler(url) else 5,
         }
-        self._line = _Line(settings.database_pool_size)
         self._pool = AsyncConnectionPool[Connection](
             self._conninfo,
             connection_class=Connection,
@@ -162,13 +127,8 @@ class Database:
             await asyncio.wait_for(self._pool.check(), CHECK_SECONDS)
 
     def pool_stats(self) -> dict[str, int]:
-        """psycopg_pool's numbers, those who wait for a connection among them; what is still zero may be missing."""
-        stats, line = self._pool.get_stats(), self._line
-        return stats | {
-            "requests_waiting": stats["requests_waiting"] + line.waiting,
-            "requests_wait_ms": stats.get("requests_wait_ms", 0) + int(line.waited_seconds * 1000),
-            "requests_errors": stats.get("requests_errors", 0) + line.given_up,
-        }
+        """psycopg_pool's own numbers; a counter that is still zero may be missing."""
+        return self._pool.get_stats()
 
     def within(self, scope: Scope) -> "Database":
         """The same database, with the same connections, of which only what the scope allows can be seen."""
@@ -188,7 +148,9 @@ class Database:
         try:
             async with asyncio.timeout(None if is_long else self._answer_seconds):
                 with Stopwatch("sql"):  # the wait for a connection included
-                    connection = await self._lend()
+                    # Not the pool's own context manager, which would end a transaction: there is none outside ours.
+                    connection = await self._pool.getconn()
+                    connection.scope = self.scope
                     try:
                         if self.scope.tenant and await scope.is_policed(connection):
                             async with connection.transaction():
@@ -197,8 +159,9 @@ class Database:
                         else:
                             yield connection
                     finally:
+                        connection.scope = NOTHING
                         is_broken = connection.broken
-                        await self._take_back(connection)
+                        await self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
         except TimeoutError as error:
@@ -208,24 +171,6 @@ class Database:
                 await self.check_connections()
                 raise DatabaseUnavailable("The database went away; try again shortly.") from error
             raise _named(error) from error
-
-    async def _lend(self) -> Connection:
-        # Not by the pool's context manager, which would end a transaction: outside of ours there is none.
-        await self._line.wait(self._pool.timeout)
-        try:
-            connection = await self._pool.getconn()
-        except BaseException:
-            self._line.leave()
-            raise
-        connection.scope = self.scope
-        return connection
-
-    async def _take_back(self, connection: Connection) -> None:
-        connection.scope = NOTHING
-        try:
-            await self._pool.putconn(connection)
-        finally:
-            self._line.leave()
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, is_long: bool = False) -> AsyncGenerator[Connection]:

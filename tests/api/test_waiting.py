@@ -1,18 +1,13 @@
-"""Waiting for PostgreSQL: for its answers, whatever comes instead of them, and for a connection."""
+"""Waiting for PostgreSQL on a connection that the event loop keeps watching: what may come instead of an answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from api.errors import DatabaseUnavailable
-from api.tables.database import Database
 from api.tables.waiting import WatchedConnection
-from tests.conftest import make_settings
 
 
 async def connect(url: str) -> WatchedConnection:
@@ -101,48 +96,3 @@ async def test_what_the_server_says_unasked_wakes_nobody(connection: WatchedConn
 
     assert await one(connection) == 1
     assert [notice.channel async for notice in connection.notifies(timeout=30, stop_after=1)] == ["news"]
-
-
-@asynccontextmanager
-async def narrow(settings: dict[str, Any], **more: Any) -> AsyncGenerator[Database]:
-    """The database through one connection."""
-    database = Database(make_settings(**settings | {"database_pool_size": 1} | more))
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()
-
-
-async def asleep(database: Database, seconds: float) -> None:
-    async with database.connection() as connection:
-        await connection.execute("SELECT pg_sleep(%s)", [seconds])
-
-
-async def test_who_finds_no_connection_waits_in_line(settings: dict[str, Any]) -> None:
-    async with narrow(settings, database_timeout_seconds=60) as database:
-        await asyncio.gather(*[asleep(database, 0.05) for _ in range(5)])
-
-        counted = database.pool_stats()
-    assert counted["requests_wait_ms"] >= 50
-    assert counted["requests_waiting"] == counted["requests_errors"] == 0
-
-
-async def test_who_waits_too_long_is_sent_away(settings: dict[str, Any]) -> None:
-    async with narrow(settings, database_timeout_seconds=2) as database, database.connection():
-        with pytest.raises(DatabaseUnavailable, match="too busy"):
-            await asleep(database, 0)
-
-        assert database.pool_stats()["requests_errors"] == 1
-
-
-async def test_who_gives_up_waiting_takes_no_connection_along(settings: dict[str, Any]) -> None:
-    async with narrow(settings, database_timeout_seconds=60) as database:
-        async with database.connection():
-            waiting = asyncio.create_task(asleep(database, 0))
-            await asyncio.sleep(0)  # which lets it take its place
-            waiting.cancel()
-            await asyncio.wait([waiting])
-
-        await asleep(database, 0)
-    assert waiting.cancelled()
