@@ -16,7 +16,6 @@ from psycopg.rows import DictRow
 
 from api.tables import keyset
 from api.tables.keyset import Position
-from api.tables.waiting import WatchedConnection
 
 DEFAULT_TENANT: Final = "default"  # what is made without a tenant belongs to it
 
@@ -86,7 +85,7 @@ EVERYTHING: Final = Scope()
 NOTHING: Final = Scope(tenant="")  # no tenant has an empty name
 
 
-class Connection(WatchedConnection):
+class Connection(psycopg.AsyncConnection[DictRow]):
     """A connection that knows for whom it is used; `Database` says so whenever it hands one out."""
 
     scope: Scope = NOTHING
