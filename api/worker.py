@@ -14,6 +14,7 @@ from procrastinate import exceptions
 from procrastinate.jobs import Job
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.periodic import PeriodicDeferrer
+from psycopg_pool import PoolTimeout
 
 from api import tracing
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, ModelUnavailable, StorageUnavailable
@@ -305,7 +306,10 @@ async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
 
 
 async def _open(app: procrastinate.App) -> None:
-    await app.open_async()
+    try:
+        await app.open_async()
+    except PoolTimeout as error:  # which procrastinate lets through
+        raise DatabaseUnavailable("The database went away while the queue was opened.") from error
 
 
 async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:

@@ -60,8 +60,7 @@ class BlobDirectory:
                 await on_disk(_discard, file, path)
 
     async def open(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        file = await on_disk(self._path(key).open, "rb")
-        with file:
+        with self._path(key).open("rb") as file:  # in a thread, it would stay open if the caller went away meanwhile
             await on_disk(file.seek, start)
             left = end - start
             while left > 0:

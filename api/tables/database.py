@@ -124,7 +124,8 @@ class Database:
     async def check_connections(self) -> None:
         """Replace those of the pool's idle connections that broke while nobody looked."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._pool.check(), CHECK_SECONDS)
+            async with asyncio.timeout(CHECK_SECONDS):  # wait_for of Python 3.11 may lose a cancellation
+                await self._pool.check()
 
     def pool_stats(self) -> dict[str, int]:
         """psycopg_pool's own numbers; a counter that is still zero may be missing."""

@@ -27,15 +27,18 @@ WHERE application_name = 'quiver' AND datname = current_database()
 
 
 class Writes:
-    """Texts that several writers put into a store without end, each once, and what was answered to each."""
+    """Texts that several writers put into a store until it is over, each once, and what was answered to each."""
 
     def __init__(self, client: AsyncOpenAI, store: str) -> None:
         self.client, self.store = client, store
         self.statuses: dict[str, int] = {}
+        self.is_over = False
 
     async def run(self, writer: int) -> None:
         url = f"/v1/vector_stores/{self.store}/embeddings"
-        for number in range(1_000_000):
+        number = 0
+        while not self.is_over:
+            number += 1
             text = f"{writer}/{number}"
             answer: httpx.Response = await raw(self.client).post(url, json={"content": text, "embedding": [1.0, 2.0]})
             self.statuses[text] = answer.status_code
@@ -71,9 +74,8 @@ async def writing(client: AsyncOpenAI) -> AsyncGenerator[Writes]:
         await writes.go_on()
         yield writes
     finally:
-        for writer in writers:
-            writer.cancel()
-        await asyncio.wait(writers)
+        writes.is_over = True
+        await asyncio.gather(*writers)
 
 
 async def test_a_database_that_crashes_and_comes_back_loses_and_doubles_no_write(
