@@ -11,9 +11,8 @@ from api.tables import request_rates
 from api.tables.request_rates import Lease
 
 MINUTE = 60.0
-LEASES_PER_MINUTE = (
-    100  # a process holds up to a hundredth of a limit that others cannot use, and asks so often at most
-)
+# A process holds up to a hundredth of a limit that others cannot use, and asks so often at most.
+LEASES_PER_MINUTE = 100
 MAX_ACCOUNTS = 100_000  # of as many keys; the one that was not used for longest is forgotten
 
 
