@@ -11,7 +11,7 @@ from typing import Any, Literal
 import procrastinate
 import structlog
 from procrastinate import exceptions
-from procrastinate.jobs import Job
+from procrastinate.jobs import Job, Status
 from procrastinate.middleware import AsyncCallNext
 from procrastinate.periodic import PeriodicDeferrer
 from psycopg_pool import PoolTimeout
@@ -109,7 +109,10 @@ def _add_ingestion(app: procrastinate.App, resources: Resources, seconds: float 
     async def recover_jobs(timestamp: int) -> None:
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_SECONDS):
             log.warning("job_recovered", task=job.task_name, **job.task_kwargs)
-            await app.job_manager.retry_job(job)
+            try:
+                await app.job_manager.retry_job(job)
+            except exceptions.UniqueViolation:  # the next of its kind waits already, behind this one's lock
+                await app.job_manager.finish_job(job, Status.FAILED, delete_job=True)
         for vector_store_id, file_id in await ingestion.requeue_lost(resources):
             log.warning("file_requeued", vector_store_id=vector_store_id, file_id=file_id)
 

@@ -216,6 +216,32 @@ async def test_a_file_without_a_job_gets_one(
     assert (await openai.vector_stores.files.retrieve(file, vector_store_id=store)).status == "completed"
 
 
+async def test_a_killed_job_whose_next_one_waits_already_keeps_no_other_from_being_recovered(
+    openai: AsyncOpenAI, store: str, settings: dict[str, Any], database: str
+) -> None:
+    file = await attach(openai, store, b"Text.")
+    await execute(
+        database,
+        """
+        INSERT INTO procrastinate_jobs (queue_name, task_name, args, queueing_lock, lock)
+        VALUES ('default', 'index_keywords', '{"timestamp": 0}', 'index_keywords', 'index_keywords')
+        """,
+    )
+    await execute(database, "UPDATE procrastinate_jobs SET status = 'doing'")  # of workers that are no longer known
+    await execute(
+        database,
+        """
+        INSERT INTO procrastinate_jobs (queue_name, task_name, args, queueing_lock, lock)
+        VALUES ('default', 'index_keywords', '{"timestamp": 10}', 'index_keywords', 'index_keywords'),
+               ('default', 'recover_jobs', '{"timestamp": 10}', 'recover_jobs', NULL)
+        """,
+    )
+    await work_off(settings, concurrency=1)
+
+    assert (await openai.vector_stores.files.retrieve(file, vector_store_id=store)).status == "completed"
+    assert await execute(database, "SELECT task_name FROM procrastinate_jobs WHERE status = 'doing'") == []
+
+
 async def test_workers_that_are_killed_lose_and_double_nothing(
     openai: AsyncOpenAI, store: str, settings: dict[str, Any], database: str, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:
