@@ -301,7 +301,7 @@ def main() -> None:
         stack.postgres(options.keep) as postgres,
     ):
         asyncio.run(migrations.apply(postgres.url))
-        filling = stack.fill(postgres, options.into, options.dimension, has_indexes=False) if options.into else None
+        filling = stack.fill(postgres, options.into, options.dimension, has_words=False) if options.into else None
         into = asyncio.run(filling) if filling else None
         measure(postgres, chunks, Path(directory), into=into, rounds=options.rounds, processes=options.processes)
 

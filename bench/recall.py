@@ -135,7 +135,7 @@ async def print_moment(name: str, opened: Resources, store: str, chunks: Corpus,
 async def run(postgres: EmbeddedPostgres, options: argparse.Namespace) -> None:
     chunks = corpus(options.chunks, options.dimension)
     queries = generated.questions(options.questions, options.dimension)
-    store = (await stack.fill(postgres, options.chunks, options.dimension, has_indexes=False)).id
+    store = (await stack.fill(postgres, options.chunks, options.dimension, has_words=False, has_index=False)).id
     async with stack.resources(postgres) as opened:
         print("\n| moment | no filter | `eq` 10 % | range 50 % | range 1 % |\n| --- | --- | --- | --- | --- |")
         await print_moment("before the index", opened, store, chunks, queries)
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
-    parser.add_argument("--questions", type=int, default=30)
+    parser.add_argument("--questions", type=int, default=60)
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
     packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector"))

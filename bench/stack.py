@@ -99,20 +99,22 @@ def postgres(kept: Path | None) -> Generator[EmbeddedPostgres]:
         yield server
 
 
-async def fill(postgres: EmbeddedPostgres, count: int, dimension: int, *, has_indexes: bool = True) -> Filled:
-    """A store of so many generated chunks with its indexes, if any; the one of a run before if it is there."""
+async def fill(
+    postgres: EmbeddedPostgres, count: int, dimension: int, *, has_words: bool = True, has_index: bool = True
+) -> Filled:
+    """A store of so many generated chunks, by its words and vectors indexed; the one of a run before if it is there."""
     await migrations.apply(postgres.url)
     async with resources(postgres) as opened:
         async with opened.database.connection() as connection:
             known = await vector_stores.find(connection, name := f"vs_bench_{count}_{dimension}")
         if known is None or known["file_counts"]["completed"] < count:
             await _copy(opened, name, count, dimension)
-            if has_indexes:
+            if has_words:
                 await keywords.index(opened, seconds=INDEX_SECONDS)
-                await vector_indexes.care(opened)
             async with opened.database.connection(is_long=True) as connection:
                 await connection.execute("VACUUM ANALYZE")
-            await vector_indexes.care(opened)
+            if has_index:
+                await vector_indexes.care(opened)
     return Filled(name, count)
 
 

@@ -20,8 +20,8 @@ MIN_EF_SEARCH: Final = 100  # of a search without a filter; twice as many with o
 MAX_EF_SEARCH: Final = 1000  # pgvector's
 
 # With a filter an index is read on in an order that is only roughly that of the distances, until enough was found:
-# twice the results have the best of them. Below a share of 1 % it would have to be read too far, and misses some.
-OVER_FETCH: Final = 2
+# three times the results have the best of them. Below a share of 1 % it would have to be read too far, and misses some.
+OVER_FETCH: Final = 3
 MIN_SHARE: Final = 0.02
 SCANNED: Final = 2_000  # chunks at most, for each result
 CANDIDATE_COST: Final = 3  # of a candidate of an index, where a chunk that is looked up and compared costs 1
