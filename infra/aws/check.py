@@ -1,7 +1,8 @@
 """Checks what describes Quiver on AWS, without AWS: `make check-aws`.
 
 cfn-lint and AWS's own SAM translator read the template, and what comes of it; Terraform's files are parsed, and must
-describe the same functions, queue, bucket, secret and database. `terraform validate` needs the provider for AWS, which only the network has.
+describe the same functions, queue, bucket, secret and database. `terraform validate` needs the provider for AWS, which
+only the network has.
 """
 
 import copy
