@@ -55,6 +55,7 @@ class Image:
         return f"localhost/quiver-{self.target}:{TAG}"
 
 
+TRACED = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{NOWHERE}"}  # whose packages must be there to start
 WITHOUT_DATABASE = {"DATABASE_URL": f"postgresql://nobody@{NOWHERE}/none", "SERVER_API_KEY": KEY}
 PROXY = {
     "LITELLM_MASTER_KEY": KEY,
@@ -65,9 +66,9 @@ PROXY = {
     "PG_VECTOR_API_KEY": KEY,
 }
 IMAGES = [
-    Image("api", environment=WITHOUT_DATABASE),
-    Image("worker", environment=WITHOUT_DATABASE),
-    Image("embedder", memory="1g", without=("litellm", "psycopg")),
+    Image("api", environment=WITHOUT_DATABASE | TRACED),
+    Image("worker", environment=WITHOUT_DATABASE | TRACED),
+    Image("embedder", memory="1g", environment=TRACED, without=("litellm", "psycopg")),
     Image(
         "lambda",
         environment=WITHOUT_DATABASE | {"FILES_DIR": "s3://none"},
