@@ -37,7 +37,7 @@ Connection = scope.Connection
 RECONNECT_SECONDS = 5
 
 # Who would have to wait behind so many, for each connection that there may be, is refused at once: the wait would be in
-# vain. It is more than all searches that a process does at a time.
+# vain. With the pool as it is by default, that is four times as many as there may be searches.
 MAX_WAITING_PER_CONNECTION = 100
 
 # How long the pool may take to look through its connections after one of them broke.
