@@ -55,7 +55,6 @@ class Image:
         return f"localhost/quiver-{self.target}:{TAG}"
 
 
-TRACED = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{NOWHERE}"}  # whose packages must be there to start
 WITHOUT_DATABASE = {"DATABASE_URL": f"postgresql://nobody@{NOWHERE}/none", "SERVER_API_KEY": KEY}
 PROXY = {
     "LITELLM_MASTER_KEY": KEY,
@@ -65,16 +64,18 @@ PROXY = {
     "PG_VECTOR_API_BASE": f"http://{NOWHERE}",
     "PG_VECTOR_API_KEY": KEY,
 }
+# It starts only with the packages for traces. The others would wait for the collector when they are stopped.
+TRACED = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{NOWHERE}"}
 IMAGES = [
-    Image("api", environment=WITHOUT_DATABASE | TRACED),
-    Image("worker", environment=WITHOUT_DATABASE | TRACED),
+    Image("api", environment=WITHOUT_DATABASE),
+    Image("worker", environment=WITHOUT_DATABASE),
     Image("embedder", memory="1g", environment=TRACED, without=("litellm", "psycopg")),
     Image(
         "lambda",
         environment=WITHOUT_DATABASE | {"FILES_DIR": "s3://none"},
         trial=("infra/lambda_trial.py", "python", "-m", "awslambdaric", "api.lambda_handler.handler"),
     ),
-    Image("proxy", memory="1500m", healthy_within_seconds=180, environment=PROXY, without=("torch", "psycopg")),
+    Image("proxy", memory="1500m", healthy_within_seconds=180, environment=PROXY, without=("torch",)),
 ]
 
 
