@@ -295,6 +295,8 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=1, help="cores the servers may use")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "quiver" / "models")
     options = parser.parse_args()
+    if options.data and not (options.data / "corpus.jsonl.gz").exists():
+        parser.error(f"{options.data} has no corpus.jsonl.gz: name the directory of one set")
     usable = sorted(os.sched_getaffinity(0))
     cores = set(usable[: options.cores])
     options.client_cores = set(usable[options.cores :]) or cores

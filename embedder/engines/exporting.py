@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from embedder.engines.exports import Recipe
 from embedder.engines.onnx_session import GRAPH_FILE as ONNX_FILE
 from embedder.engines.openvino_session import GRAPH_FILE as OPENVINO_FILE
 from embedder.engines.openvino_session import openvino
-from embedder.engines.tokenizing import TextTokenizer, padded
+from embedder.engines.tokenizing import Arrays, TextTokenizer, padded
 from embedder.engines.torch_models import OUTPUTS, Original, describe
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ def export_openvino_int8(plain: Plain, directory: Path) -> None:
     with quiet():
         import nncf
 
-        texts = prose()[-CALIBRATION_TEXTS:]
-        inputs = [(text[:80], text) for text in texts] if plain.recipe.kind == "rerank" else texts
-        arrays = [list(padded([tokens], plain.recipe).values()) for tokens in plain.tokenize(inputs)]
+        arrays = [list(sample.values()) for sample in samples(plain)]
         quantized = nncf.quantize(
             converted(plain),
             nncf.Dataset(arrays),
@@ -154,14 +153,19 @@ def export_onnx(plain: Plain, directory: Path) -> None:
 
 
 def export_onnx_int8(plain: Plain, directory: Path) -> None:
-    """Weights in 8 bits, each channel with its own range; activations are rounded as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # pyright: ignore[reportUnknownVariableType]  # partly without types
+    """Weights and activations in 8 bits, as for OpenVINO."""
+    from embedder.engines.onnx_int8 import quantize  # it imports onnx, which not everybody has
 
-    export_onnx(plain, directory)
-    full = (directory / ONNX_FILE).rename(directory / "full.onnx")
-    with quiet():
-        quantize_dynamic(full, directory / ONNX_FILE, weight_type=QuantType.QInt8, per_channel=True)
-    full.unlink()
+    with TemporaryDirectory(dir=directory) as full, quiet():
+        export_onnx(plain, Path(full))
+        quantize(Path(full) / ONNX_FILE, directory / ONNX_FILE, samples=samples(plain), smoothness=SMOOTHNESS)
+
+
+def samples(plain: Plain) -> list[Arrays]:
+    """What a model is shown to find the ranges of its activations."""
+    texts = prose()[-CALIBRATION_TEXTS:]
+    inputs = [(text[:80], text) for text in texts] if plain.recipe.kind == "rerank" else texts
+    return [padded([tokens], plain.recipe) for tokens in plain.tokenize(inputs)]
 
 
 @contextmanager

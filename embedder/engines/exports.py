@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from embedder.engines import Activation, Kind
 
-FORMAT = 3  # of what is written here; raised when an older export cannot be read, or is slower
+FORMAT = 4  # of what is written here; raised when an older export cannot be read, or is slower
 RECIPE_FILE = "recipe.json"
 TOKENIZER_FILE = "tokenizer.json"
 LIBRARIES = ("openvino", "nncf", "onnxruntime", "onnx", "torch", "transformers", "sentence-transformers", "tokenizers")

@@ -21,10 +21,21 @@ Shape = tuple[int, ...]
 def simplify(file: Path) -> None:
     """Rewrite a model that takes arrays of the shape (texts, tokens); it computes the same. Weights are not read."""
     model: Any = onnx.load(file, load_external_data=False)  # pyright: ignore[reportUnknownMemberType]  # partly untyped
-    nodes = Rewriter(model.graph, observed(model, file.parent)).nodes()
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    keep_needed(model.graph, Rewriter(model.graph, observed(model, file.parent)).nodes())
     onnx.save(model, file)  # pyright: ignore[reportUnknownMemberType]  # as above
+
+
+def keep_needed(graph: Any, nodes: Sequence[Any]) -> None:
+    """Make a graph of those of the nodes and weights that its outputs come from."""
+    wanted, needed = {one.name for one in graph.output}, list[Any]()
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            needed.append(node)
+    weights = [one for one in graph.initializer if one.name in wanted]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(needed))
+    graph.initializer.extend(weights)
 
 
 def observed(model: Any, directory: Path) -> list[dict[str, Shape]]:
@@ -63,12 +74,7 @@ class Rewriter:
     def nodes(self) -> list[Any]:
         biases = self._biases()
         rewritten = [new for node in self._graph.node for new in self._rewritten(node, biases)]
-        wanted, needed = {one.name for one in self._graph.output}, list[Any]()
-        for node in reversed([*self._beginning, *rewritten]):
-            if wanted.intersection(node.output):
-                wanted.update(node.input)
-                needed.append(node)
-        return needed[::-1]
+        return [*self._beginning, *rewritten]
 
     def _biases(self) -> dict[str, tuple[str, str]]:
         """For each product of all tokens with weights to which only a bias is added: the bias, and the sum."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedder import engines
-from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, sources
+from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, onnx_int8, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
 from embedder.engines.openvino_session import int8_shape
@@ -25,6 +25,7 @@ from tests.embedder import tiny_models
 Load = Callable[..., Engine]
 
 FULL_PRECISION: list[EngineChoice] = ["torch", "onnx", "openvino"]
+IN_8_BITS: list[EngineChoice] = ["onnx-int8", "openvino-int8"]
 TEXTS = ["the cat sat on the mat.", "dogs ran", "the " * 40, ""]
 PAIRS = [("the cat", "the cat sat on the mat"), ("dog", "the dogs ran."), ("mat", "cat " * 60)]
 
@@ -227,17 +228,49 @@ def test_auto_remembers_which_engine_was_fastest(load: Load, tiny_bert: Path, ti
     assert list(tiny_cache.glob("tiny-bert-auto-*/choice.json"))
 
 
-def test_an_engine_in_8_bits_is_near_the_original(load: Load, tiny_bert: Path) -> None:
-    cosines = (vectors(load(tiny_bert, engine="openvino-int8"), TEXTS) * tiny_models.vectors(tiny_bert, TEXTS)).sum(1)
+@pytest.mark.parametrize("engine", IN_8_BITS)
+def test_an_engine_in_8_bits_is_near_the_original(load: Load, tiny_bert: Path, engine: EngineChoice) -> None:
+    computed = vectors(load(tiny_bert, engine=engine), TEXTS)
 
-    assert cosines.mean() > 0.98
+    assert (computed * tiny_models.vectors(tiny_bert, TEXTS)).sum(1).mean() > 0.98
+    assert not np.allclose(computed, tiny_models.vectors(tiny_bert, TEXTS), atol=1e-5)
 
 
-def test_an_engine_below_its_bound_is_refused(load: Load, tiny_outliers: Path, tiny_cache: Path) -> None:
+@pytest.mark.parametrize("engine", IN_8_BITS)
+def test_in_8_bits_a_texts_vector_does_not_depend_on_its_company(
+    load: Load, tiny_bert: Path, engine: EngineChoice
+) -> None:
+    loaded = load(tiny_bert, engine=engine)
+
+    together = vectors(loaded, TEXTS)
+
+    assert np.allclose(np.concatenate([vectors(loaded, [text]) for text in TEXTS]), together, atol=1e-6)
+
+
+def test_a_large_onnx_model_in_8_bits_has_its_weights_in_a_file_of_their_own(
+    load: Load, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = vectors(load(tiny_bert, engine="onnx-int8"), TEXTS)
+    monkeypatch.setattr(onnx_int8, "LARGE_BYTES", 0)
+
+    loaded = engines.load(ModelSpec(str(tiny_bert), engine="onnx-int8", threads=1), cache=tmp_path)
+
+    assert np.array_equal(vectors(loaded, TEXTS), expected)
+    assert next(tmp_path.glob("*/model.onnx.data")).stat().st_size > 1000
+
+
+def test_models_of_the_other_kinds_run_in_8_bits(load: Load, tiny_splade: Path, tiny_cross_encoder: Path) -> None:
+    sparse, rerank = (load(tiny, engine="onnx-int8") for tiny in (tiny_splade, tiny_cross_encoder))
+
+    assert (sparse.name, len(sparse.run(sparse.tokenize(TEXTS)))) == ("onnx-int8", len(TEXTS))
+    assert np.allclose(vectors(rerank, PAIRS), tiny_models.scores(tiny_cross_encoder, PAIRS), atol=0.05)
+
+
+def test_an_engine_below_its_bound_is_refused(tiny_outliers: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"mean cosine to the original is .* below the bound of 0\.99"):
-        load(tiny_outliers, engine="onnx-int8")
+        engines.load(ModelSpec(str(tiny_outliers), engine="onnx-int8", threads=1), cache=tmp_path)
 
-    assert not list(tiny_cache.glob("*onnx-int8*/model.onnx"))
+    assert not list(tmp_path.glob("*/model.onnx"))
 
 
 def test_an_engine_below_its_bound_never_wins(tiny_outliers: Path, tmp_path: Path) -> None:
