@@ -2,7 +2,10 @@
 #   docker build --target api --tag quiver-api .      `make images` builds and tries all of them; see docs/deployment.md
 # The versions of all packages are those of constraints.txt. A registry of your own: --secret id=pip.conf,src=pip.conf
 
-FROM python:3.11-slim-bookworm AS base
+# To build on one image for good, name its digest: --build-arg PYTHON_IMAGE=python@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM $PYTHON_IMAGE AS base
 ENV PATH=/opt/quiver/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /srv
 
@@ -34,16 +37,15 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,targ
 
 FROM build AS proxy-packages
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
-    pip --python /opt/quiver/bin/python install --quiet '.[proxy]'
+    pip --python /opt/quiver/bin/python install --quiet '.[proxy,otel]'
 
 # torch first and alone, from TORCH_INDEX_URL if that is given: on the index of CPU builds it is a tenth of the size.
 FROM build AS embedder-packages
 ARG TORCH_INDEX_URL
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
-    PIP_INDEX_URL=$TORCH_INDEX_URL && export ${TORCH_INDEX_URL:+PIP_INDEX_URL} && \
-    pip --python /opt/quiver/bin/python install --quiet torch
+    pip --python /opt/quiver/bin/python install --quiet ${TORCH_INDEX_URL:+--index-url $TORCH_INDEX_URL} torch
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=cache,target=/var/cache/pip \
-    pip --python /opt/quiver/bin/python install --quiet '.[embedder]'
+    pip --python /opt/quiver/bin/python install --quiet '.[embedder,otel]'
 
 # The bundled model, exported for the engine that gives the same on every processor: `auto` would choose another one on
 # the machine where the image runs, and so has nothing to find here.
@@ -57,6 +59,7 @@ RUN python -c 'from pathlib import Path; from embedder.engines import ModelSpec,
 # What every image stands on: a user without a name in any other system, and nothing to install or compile with.
 FROM base AS runtime
 RUN pip uninstall --quiet --yes --root-user-action=ignore pip setuptools wheel \
+    && rm -rf /usr/local/lib/python3.*/ensurepip \
     && groupadd --gid 10001 quiver && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp quiver \
     && install --directory --owner 10001 --group 10001 /var/lib/quiver /var/lib/quiver/files
 COPY infra/healthcheck.py /usr/local/lib/quiver/healthcheck.py
@@ -80,6 +83,7 @@ FROM runtime AS proxy
 COPY --from=proxy-packages /opt/quiver /opt/quiver
 COPY litellm_config.yaml /etc/quiver/litellm_config.yaml
 ENV LITELLM_MODE=PRODUCTION LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_LOG=ERROR LITELLM_PORT=4000 \
+    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=NO_CONTENT \
     EMBEDDER_API_KEY=none QUIVER_PG_VECTOR_STORE_ID=quiver-pg-vector QUIVER_OPENAI_VECTOR_STORE_ID=quiver-openai
 EXPOSE 4000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \

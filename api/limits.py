@@ -1,8 +1,10 @@
 """How much at once: requests of a key in a minute, and searches of a process at the same time.
 
-What is too much is refused at once, before its body is read, and told when to come again.
+What is too much is refused at once, before its body is read, and told when to come again. A body that stops
+coming holds nothing up for long.
 """
 
+import asyncio
 import math
 import time
 
@@ -15,6 +17,8 @@ from api.errors import TooManyRequests
 from api.resources import Resources
 from api.services.keys import Caller
 from api.services.rates import Rates, Standing
+
+SILENCE_SECONDS = 30  # in the middle of a body; then it counts as broken off
 
 
 class Limit:
@@ -33,6 +37,7 @@ class Limit:
         if caller is None:
             await self._app(scope, receive, send)
             return
+        receive = _unless_it_stops(receive)
         limit = caller.requests_per_minute or self._requests_per_minute
         if limit is not None:
             standing = await self._rates.take(caller.api_key_id or "", limit, now=time.monotonic())
@@ -58,6 +63,25 @@ class Limit:
             await self._app(scope, receive, send)
         finally:
             self._searches -= 1
+
+
+def _unless_it_stops(receive: Receive) -> Receive:
+    """The body as it comes; as broken off, once nothing more of it has come for too long."""
+    is_over = False  # who asks after that waits for the caller to leave, which takes as long as it takes
+
+    async def receive_in_time() -> Message:
+        nonlocal is_over
+        if is_over:
+            return await receive()
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            message = {"type": "http.disconnect"}
+        is_over = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
 
 
 def _refusal(standing: Standing) -> ASGIApp:

@@ -30,6 +30,13 @@ import importlib.metadata
 for package in importlib.metadata.distributions():
     print(package.name + "==" + package.version.partition("+")[0])
 """
+# In the image's own Python, on which ours stands.
+FIND_TOOLS = """
+import importlib.metadata, importlib.util, shutil
+print(*filter(shutil.which, ("pip", "cc", "gcc", "g++", "ld", "as", "make", "cargo", "git", "curl", "wget")))
+print(*(package.name for package in importlib.metadata.distributions()))
+print(*filter(importlib.util.find_spec, ["ensurepip"]))
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Image:
     healthy_within_seconds: int = 60
     environment: dict[str, str] = field(default_factory=dict[str, str])
     trial: tuple[str, ...] = ()
+    without: tuple[str, ...] = ("torch", "litellm")  # heavy packages of other parts
 
     @property
     def name(self) -> str:
@@ -56,16 +64,18 @@ PROXY = {
     "PG_VECTOR_API_BASE": f"http://{NOWHERE}",
     "PG_VECTOR_API_KEY": KEY,
 }
+# It starts only with the packages for traces. The others would wait for the collector when they are stopped.
+TRACED = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{NOWHERE}"}
 IMAGES = [
     Image("api", environment=WITHOUT_DATABASE),
     Image("worker", environment=WITHOUT_DATABASE),
-    Image("embedder", memory="1g"),
+    Image("embedder", memory="1g", environment=TRACED, without=("litellm", "psycopg")),
     Image(
         "lambda",
         environment=WITHOUT_DATABASE | {"FILES_DIR": "s3://none"},
         trial=("infra/lambda_trial.py", "python", "-m", "awslambdaric", "api.lambda_handler.handler"),
     ),
-    Image("proxy", memory="1500m", healthy_within_seconds=180, environment=PROXY),
+    Image("proxy", memory="1500m", healthy_within_seconds=180, environment=PROXY, without=("torch",)),
 ]
 
 
@@ -80,6 +90,7 @@ def main(targets: list[str]) -> None:
         size = int(run(engine, "image", "inspect", "--format", "{{.Size}}", image.name)) / 1e6
         require_user(engine, image)
         require_pinned_packages(engine, image)
+        require_no_tools(engine, image)
         up, down = answer_once(engine, image) if image.trial else try_out(engine, image)
         print(f"{image.target:<12}{size:>5.0f} MB{up:>14.1f} s{down:>14.1f} s", flush=True)
 
@@ -121,11 +132,21 @@ def build_options(engine: str) -> Generator[list[str]]:
 
 
 def require_pinned_packages(engine: str, image: Image) -> None:
-    """Every package inside is one of constraints.txt, in its version; so nothing is left of pip, either."""
+    """Every package inside is one of constraints.txt, in its version, and none is of a part that is not inside."""
     pinned = {normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    inside = run(engine, "run", "--rm", "--entrypoint=python", image.name, "-c", LIST_PACKAGES).splitlines()
-    if strangers := sorted({normal(package) for package in inside if not package.startswith("quiver==")} - pinned):
+    listed = run(engine, "run", "--rm", "--entrypoint=python", image.name, "-c", LIST_PACKAGES).splitlines()
+    inside = {normal(package) for package in listed if not package.startswith("quiver==")}
+    if heavy := {package.partition("==")[0] for package in inside} & set(image.without):
+        sys.exit(f"{image.name} has packages of other parts: {', '.join(sorted(heavy))}")
+    if strangers := sorted(inside - pinned):
         sys.exit(f"{image.name} has packages that constraints.txt does not name: {', '.join(strangers)}")
+
+
+def require_no_tools(engine: str, image: Image) -> None:
+    """Nothing is left to install, compile or download with."""
+    python = "--entrypoint=/usr/local/bin/python"
+    if found := run(engine, "run", "--rm", python, image.name, "-c", FIND_TOOLS).split():
+        sys.exit(f"{image.name} has tools that only its build needed: {', '.join(found)}")
 
 
 def normal(requirement: str) -> str:

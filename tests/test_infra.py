@@ -23,6 +23,8 @@ SETTINGS = set(re.findall(r"^\| `(\w+)`", render(), re.MULTILINE))
 
 
 DOCUMENTS: list[Any] = [document for file in MANIFESTS for document in yaml.safe_load_all(file.read_text())]
+KINDS = ("Deployment", "PodDisruptionBudget", "HorizontalPodAutoscaler")
+PARTS = ("api", "worker", "embedder", "proxy")
 PODS = [document for document in DOCUMENTS if document["kind"] in ("Deployment", "Job")]
 
 
@@ -48,6 +50,19 @@ def test_a_pod_is_hardened_and_bounded(document: Any) -> None:
     }
     assert "memory" in container["resources"]["limits"]
     assert container["image"].startswith("your-registry/quiver-")
+
+
+def test_what_serves_is_probed_and_never_taken_away_as_a_whole() -> None:
+    named = {
+        kind: {document["metadata"]["name"] for document in DOCUMENTS if document["kind"] == kind} for kind in KINDS
+    }
+    containers = [
+        document["spec"]["template"]["spec"]["containers"][0] for document in PODS if document["kind"] == "Deployment"
+    ]
+
+    assert named["Deployment"] == named["PodDisruptionBudget"] == {f"quiver-{part}" for part in PARTS}
+    assert named["HorizontalPodAutoscaler"] == named["Deployment"] - {"quiver-proxy"}
+    assert all({"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys() for container in containers)
 
 
 def test_the_configuration_of_kubernetes_names_settings_that_exist() -> None:

@@ -42,4 +42,4 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         async for chunk in request.stream():
             yield chunk
     except ClientDisconnect as error:
-        raise InvalidRequest("The request ended before its body did.", code="invalid_form") from error
+        raise InvalidRequest("The request's body stopped before its end.", code="invalid_form") from error

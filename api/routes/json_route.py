@@ -33,7 +33,7 @@ class _JsonRequest(Request):
                     if size > limit:
                         break
             except ClientDisconnect as error:
-                raise InvalidRequest("The request ended before its body did.") from error
+                raise InvalidRequest("The request's body stopped before its end.") from error
         if size > limit:
             raise RequestTooLarge(f"The request body is larger than the {limit} bytes of MAX_REQUEST_BYTES.")
         self._body = b"".join(parts)

@@ -19,7 +19,7 @@ from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
 from psycopg.types.json import set_json_dumps, set_json_loads
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from pydantic import SecretStr
 
 from api.errors import DatabaseUnavailable, InvalidRequest
@@ -35,6 +35,10 @@ Connection = scope.Connection
 # A pool that cannot connect stops trying after this long and tries anew for the next request, so that a database that
 # was away for an hour is found again within seconds and not after the hour-long pause a growing back-off reaches.
 RECONNECT_SECONDS = 5
+
+# Who would have to wait behind so many, for each connection that there may be, is refused at once: the wait would be in
+# vain. With the pool as it is by default, that is four times as many as there may be searches.
+MAX_WAITING_PER_CONNECTION = 100
 
 # How long the pool may take to look through its connections after one of them broke.
 CHECK_SECONDS = 2
@@ -108,6 +112,7 @@ class Database:
             kwargs=self._connecting,
             min_size=1,
             max_size=settings.database_pool_size,
+            max_waiting=MAX_WAITING_PER_CONNECTION * settings.database_pool_size,
             timeout=settings.database_timeout_seconds,
             reconnect_timeout=RECONNECT_SECONDS,
             configure=self._configure,
@@ -163,7 +168,7 @@ class Database:
                         connection.scope = NOTHING
                         is_broken = connection.broken
                         await self._pool.putconn(connection)
-        except (PoolTimeout, PoolClosed) as error:
+        except (PoolTimeout, PoolClosed, TooManyRequests) as error:
             raise DatabaseUnavailable("The database cannot be reached, or is too busy; try again shortly.") from error
         except TimeoutError as error:
             raise DatabaseUnavailable("The database does not answer in time; try again shortly.") from error

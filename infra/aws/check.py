@@ -1,7 +1,8 @@
 """Checks what describes Quiver on AWS, without AWS: `make check-aws`.
 
 cfn-lint and AWS's own SAM translator read the template, and what comes of it; Terraform's files are parsed, and must
-describe the same functions. `terraform validate` needs the provider for AWS, which only the network has.
+describe the same functions, queue, bucket, secret and database. `terraform validate` needs the provider for AWS, which
+only the network has.
 """
 
 import copy
@@ -24,6 +25,47 @@ HERE = Path(__file__).parent
 TEMPLATE = HERE / "template.yaml"
 TERRAFORM = HERE / "terraform"
 
+# What the template has, by what Terraform calls it.
+KINDS = {
+    "AWS::EC2::SecurityGroup": "aws_security_group",
+    "AWS::EC2::SecurityGroupIngress": "aws_vpc_security_group_ingress_rule",
+    "AWS::IAM::ManagedPolicy": "aws_iam_role_policy",
+    "AWS::IAM::Role": "aws_iam_role",
+    "AWS::RDS::DBInstance": "aws_db_instance",
+    "AWS::RDS::DBProxy": "aws_db_proxy",
+    "AWS::RDS::DBProxyTargetGroup": "aws_db_proxy_target",
+    "AWS::RDS::DBSubnetGroup": "aws_db_subnet_group",
+    "AWS::S3::Bucket": "aws_s3_bucket",
+    "AWS::SQS::Queue": "aws_sqs_queue",
+    "AWS::SQS::QueuePolicy": "aws_sqs_queue_policy",
+    "AWS::SecretsManager::Secret": "aws_secretsmanager_secret",
+    "AWS::Serverless::Function": "aws_lambda_function",
+    "AWS::Serverless::HttpApi": "aws_apigatewayv2_api",
+}
+# Properties that must be alike, by what Terraform calls them.
+PROPERTIES = {
+    "Database": {
+        "Engine": "engine",
+        "EngineVersion": "engine_version",
+        "DBInstanceClass": "instance_class",
+        "AllocatedStorage": "allocated_storage",
+        "MaxAllocatedStorage": "max_allocated_storage",
+        "StorageType": "storage_type",
+        "StorageEncrypted": "storage_encrypted",
+        "BackupRetentionPeriod": "backup_retention_period",
+        "DBName": "db_name",
+        "MasterUsername": "username",
+        "PubliclyAccessible": "publicly_accessible",
+        "DeletionProtection": "deletion_protection",
+    },
+    "Proxy": {"EngineFamily": "engine_family", "RequireTLS": "require_tls"},
+    "Wake": {
+        "VisibilityTimeout": "visibility_timeout_seconds",
+        "MessageRetentionPeriod": "message_retention_seconds",
+        "SqsManagedSseEnabled": "sqs_managed_sse_enabled",
+    },
+}
+
 
 class Session:
     """What the translator asks a session of AWS for: where it is."""
@@ -32,11 +74,11 @@ class Session:
 
 
 def main() -> int:
-    problems = [*_lint(TEMPLATE), *_translate(), *_compare(), *_format()]
+    problems = [*_lint(TEMPLATE), *_translate(), *_compare(), *_compare_the_rest(), *_format()]
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
-        print("infra/aws: the template and Terraform's files are well formed, and describe the same functions.")
+        print("infra/aws: the template and Terraform's files are well formed, and describe the same.")
     return bool(problems)
 
 
@@ -88,9 +130,41 @@ def _compare() -> Iterator[str]:
         yield f"Terraform's policy lacks {', '.join(sorted(missing))}."
 
 
+def _compare_the_rest() -> Iterator[str]:
+    resources = _template()["Resources"]
+    theirs = _terraform_resources()
+    for name, resource in resources.items():
+        kind = KINDS.get(resource["Type"])
+        if kind not in theirs:
+            yield f"Terraform has nothing for {name}, of {resource['Type']}; KINDS would tell {kind}."
+            continue
+        names = PROPERTIES.get(name, {})
+        mine = {other: str(resource["Properties"][own]) for own, other in names.items()}
+        if not any(mine.items() <= {key: str(value) for key, value in one.items()}.items() for one in theirs[kind]):
+            yield f"The template and Terraform differ in {name}: {mine} and {theirs[kind]}."
+    text = (TERRAFORM / "main.tf").read_text()
+    for setting in json.loads(resources["Settings"]["Properties"]["SecretString"]["Fn::Sub"][0]):
+        if not re.search(rf"^ +{setting} += ", text, re.MULTILINE):
+            yield f"Terraform's secret lacks {setting}."
+
+
+def _terraform_resources() -> dict[str, list[dict[str, Any]]]:
+    """Terraform's resources by their types."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(TERRAFORM.glob("*.tf")):
+        for resource in _terraform(path).get("resource", []):
+            for kind, named in resource.items():
+                found.setdefault(kind, []).extend(named.values())
+    return found
+
+
+def _terraform(path: Path) -> dict[str, Any]:
+    with path.open() as file:
+        return _plain(hcl2.load(file))
+
+
 def _terraform_functions() -> Iterator[dict[str, Any]]:
-    with (TERRAFORM / "main.tf").open() as file:
-        document = _plain(hcl2.load(file))
+    document = _terraform(TERRAFORM / "main.tf")
     functions = next(local["functions"] for local in document["locals"] if "functions" in local)
     variables = next(local["variables"] for local in document["locals"] if "variables" in local)
     for name, function in functions.items():

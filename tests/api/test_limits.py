@@ -2,16 +2,19 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, RateLimitError
 
+from api import limits
 from api.resources import Resources
 from api.services.rates import Rates, forget_full
 from tests.api.synced_tables import execute, fetch
@@ -224,3 +227,37 @@ async def test_one_search_too_many_is_refused_at_once(http: httpx.AsyncClient, e
     assert second.headers["retry-after"] == "1"
     assert (await first).status_code == 200
     assert (await http.post(search, json={"query": "text"})).status_code == 200
+
+
+async def stopping(body: bytes) -> AsyncGenerator[bytes]:
+    """The beginning of a body, and then nothing more."""
+    yield body
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("path", "body"), [("/vs_1/search", b'{"query": "te'), ("/vs_1/embeddings", b'{"content"')])
+async def test_a_body_that_stops_coming_holds_up_no_other_request(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
+) -> None:
+    monkeypatch.setattr(limits, "SILENCE_SECONDS", 0.05)
+    headers = {"content-type": "application/json"}
+    answer = await http.post(STORES + path, content=stopping(body), headers=headers)
+    search = await http.post(f"{STORES}/vs_1/search", json={"query": "text"})
+
+    assert error(answer) == (400, "invalid_request_error", "invalid_value")
+    assert search.status_code == 404  # and not 429: nothing else is under way
+
+
+async def test_who_finds_too_many_waiting_for_the_database_is_refused_at_once(
+    serve: Serve, settings: dict[str, Any], database: str
+) -> None:
+    async with serve(**settings | {"database_pool_size": 1, "database_timeout_seconds": 2 * SECONDS}) as client:
+        async with await psycopg.AsyncConnection.connect(database) as other, asyncio.timeout(SECONDS):
+            await other.execute("LOCK TABLE vector_stores")
+            asked = [asyncio.create_task(raw(client).get(STORES)) for _ in range(110)]
+            while sum(task.done() for task in asked) < 9:  # noqa: ASYNC110  # they end by themselves
+                await asyncio.sleep(0.01)
+        answers = await asyncio.gather(*asked)
+
+    assert Counter(answer.status_code for answer in answers) == {200: 101, 503: 9}
+    assert {answer.headers.get("retry-after") for answer in answers} == {None, "1"}

@@ -131,6 +131,8 @@ def stack(stack_database: str, tmp_path_factory: pytest.TempPathFactory, model_c
             "LITELLM_MODE": "PRODUCTION",
             "OTEL_EXPORTER": "otlp_http",
             "OTEL_ENDPOINT": f"{collector.base_url}/v1/traces",
+            "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "NO_CONTENT",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
             "EMBEDDER_BASE_URL": f"{embedder_url}/v1",
             "QUIVER_BASE_URL": f"{api_url}/v1",
             "QUIVER_API_KEY": KEY,

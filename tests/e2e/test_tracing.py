@@ -5,7 +5,7 @@ import time
 import httpx
 
 from tests.conftest import KEY
-from tests.e2e.conftest import QUESTION, Stack
+from tests.e2e.conftest import MASTER_KEY, QUESTION, Stack
 from tests.otlp import Span
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -27,12 +27,13 @@ def test_a_search_is_one_trace_through_all_parts(stack: Stack) -> None:
     answer = httpx.post(f"{stack.api_url}/v1{path}", json={"query": f"{QUESTION} Soon."}, headers=headers)
 
     name = "POST /vector_stores/{vector_store_id}/search"
-    spans = traced(stack, until={("quiver-api", name), ("quiver-embedder", "POST /v1/embeddings")})
-    by_name = {span.name: span for span in spans}
-    request = by_name[name]
+    embedding, proxying = ("quiver-embedder", "POST /v1/embeddings"), ("litellm", "Received Proxy Server Request")
+    spans = traced(stack, until={("quiver-api", name), ("litellm", "litellm_request"), embedding, proxying})
+    by_name = {(span.service, span.name): span for span in spans}
+    request, embed, sql = (by_name["quiver-api", one] for one in (name, "embed", "sql"))
 
     assert answer.status_code == 200
     assert request.parent_id == PARENT
-    assert {by_name["embed"].parent_id, by_name["sql"].parent_id} == {request.id}
-    assert by_name["POST /v1/embeddings"].parent_id == by_name["embed"].id
-    assert not [span for span in spans if QUESTION in str(span.attributes) or KEY in str(span.attributes)]
+    assert {embed.parent_id, sql.parent_id} == {request.id}
+    assert {by_name[proxying].parent_id, by_name[embedding].parent_id} == {embed.id}
+    assert [text for text in (QUESTION, KEY, MASTER_KEY) if text in str([span.attributes for span in spans])] == []

@@ -46,7 +46,7 @@ variable "vpc_id" {
 variable "subnet_ids" {
   type        = list(string)
   default     = []
-  description = "Two or more private ones, with ways to S3, Secrets Manager and the embedding service."
+  description = "Two or more private ones, with ways to S3, SQS, Secrets Manager and the embedding service."
 }
 
 variable "worker_concurrency" {
