@@ -30,7 +30,7 @@ def batches(engine: Engine, texts: Sequence[str], *, clients: int) -> list[list[
     while True:
         for number, tokens in islice(questions, answered):
             queue.put(Job(), [(number, tokens)])
-        if not queue.waiting_tokens:
+        if not queue.backlog.tokens:
             return formed
         batch = queue.take()
         queue.finish(batch)

@@ -7,7 +7,6 @@ that it never waits for the event loop between two of them.
 
 import asyncio
 import itertools
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +19,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from embedder.admission import Backlog, Limits, characters_of, estimated_tokens
 from embedder.engines import Engine, Rows, SparseVector, Text, Tokens
-from embedder.errors import InvalidRequest, ModelFailed, QueueFull, ShuttingDown
+from embedder.errors import InvalidRequest, ModelFailed, ShuttingDown
 from embedder.queue import Entry, Job, Queue
 
 INLINE_CHARACTERS = 2_000  # tokenised within half a millisecond
 SLICE_CHARACTERS = 50_000  # some 10 ms: then another request's slice has its turn
-CHARACTERS_PER_TOKEN = 4  # an estimate, until a large request has been tokenised
-MAX_RETRY_SECONDS = 60
+CUT_HEADER = "x-truncated-texts"  # how many of an answer's texts were cut
 SMOOTHING = 0.1  # of the measured speed: the weight of the latest batch
 
 TINY = float(np.finfo(np.float32).tiny)  # the vector of length nothing stays one
@@ -46,13 +45,6 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    max_batch_tokens: int = 1024
-    max_batch_texts: int = 256
-    max_queued_tokens: int = 262_144
-
-
-@dataclass(frozen=True, slots=True)
 class BatchReport:
     """What a batch was, for whoever counts."""
 
@@ -68,7 +60,7 @@ class Computed:
 
     rows: Sequence[Row]
     tokens: int  # that the model read
-    cut: Sequence[int] = ()  # positions of the texts that were longer than it reads
+    cut: int = 0  # of the texts: those that were longer than it reads
 
 
 class Request(Job):
@@ -117,7 +109,7 @@ class Batcher:
             max_batch_tokens=limits.max_batch_tokens, max_batch_texts=limits.max_batch_texts, shape=engines[0].shape
         )
         self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tokenizer of {name}")
-        self._tokenizing_tokens = 0  # admitted, and not yet in the queue
+        self._tokenizing = Backlog()  # admitted, and not yet in the queue
         self._under_way = 0
         self._is_closing = False
         self._finished = asyncio.Event()
@@ -130,7 +122,7 @@ class Batcher:
 
     @property
     def queued_tokens(self) -> int:
-        return self._queue.waiting_tokens + self._tokenizing_tokens
+        return self._queue.backlog.tokens + self._tokenizing.tokens
 
     @property
     def requests_under_way(self) -> int:
@@ -164,7 +156,7 @@ class Batcher:
             if cut and refuses_long:
                 raise too_long(cut[0], tokens[cut[0]])
             rows = await self._run([((prompt, max_tokens, text), one) for text, one in zip(texts, tokens, strict=True)])
-            return Computed(rows, sum(len(one.ids) for one in tokens), cut)
+            return Computed(rows, sum(len(one.ids) for one in tokens), len(cut))
         finally:
             self._under_way -= 1
             if self._is_closing and not self._under_way:
@@ -179,36 +171,29 @@ class Batcher:
         await asyncio.to_thread(self._join)
 
     async def _admit(self, texts: Sequence[Text], prompt: str) -> list[Tokens]:
-        queued = self.queued_tokens
-        if queued >= self._limits.max_queued_tokens:
-            raise self._full(queued)
+        self._check_room(1)  # before anything is tokenised
         lengths = [characters_of(text) for text in texts]
         if sum(lengths) <= INLINE_CHARACTERS:
-            small = self._engines[0].tokenize(texts, prompt=prompt)
-            self._check_room(queued, sum(len(one.ids) for one in small))
-            return small
-        most = self.facts.max_tokens or math.inf
-        estimate = int(sum(min(most, 2 + length // CHARACTERS_PER_TOKEN) for length in lengths))
-        self._check_room(queued, estimate)
-        self._tokenizing_tokens += estimate
-        try:
-            tokens: list[Tokens] = []
+            tokens = self._engines[0].tokenize(texts, prompt=prompt)
+            self._check_room(sum(len(one.ids) for one in tokens))
+            return tokens
+        estimate = estimated_tokens(texts, window=self.facts.max_tokens)
+        self._check_room(estimate)
+        with self._tokenizing.holding(estimate, is_short=self._limits.is_short(estimate)):
+            tokens = list[Tokens]()
             for some in slices(texts, lengths):
                 tokenize = partial(self._engines[0].tokenize, some, prompt=prompt)
                 tokens += await self._loop.run_in_executor(self._tokenizer, tokenize)
             return tokens
-        finally:
-            self._tokenizing_tokens -= estimate
 
-    def _check_room(self, queued: int, more: int) -> None:
-        if queued and queued + more > self._limits.max_queued_tokens:
-            raise self._full(queued)
-
-    def _full(self, queued: int) -> QueueFull:
-        """Say when there may be room: when half of what waits is computed."""
-        seconds = queued / 2 / self._tokens_per_second if self._tokens_per_second else 1
-        message = f"{queued} tokens wait for the model {self._name!r} already; try again when Retry-After has passed."
-        return QueueFull(message, retry_after_seconds=max(1, min(MAX_RETRY_SECONDS, math.ceil(seconds))))
+    def _check_room(self, tokens: int) -> None:
+        self._limits.check_room(
+            tokens,
+            self._queue.backlog,
+            self._tokenizing,
+            name=self._name,
+            tokens_per_second=self._tokens_per_second,
+        )
 
     async def _run(self, texts: Sequence[tuple[object, Tokens]]) -> list[Row]:
         request = Request(len(texts))
@@ -278,10 +263,6 @@ def vectors_of(rows: NDArray[np.float32]) -> list[Vector]:
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     units = rows / np.maximum(lengths, TINY)[:, None]  # for a batch at once: for each answer it would take longer
     return list(map(Vector, units, lengths.tolist()))
-
-
-def characters_of(text: Text) -> int:
-    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def slices(texts: Sequence[Text], lengths: Sequence[int]) -> list[Sequence[Text]]:

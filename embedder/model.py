@@ -7,12 +7,11 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import structlog
 
+from embedder.admission import Backlog, Limits, estimated_tokens
 from embedder.batching import Computed
 from embedder.engines import ModelFacts, Text
 from embedder.errors import ModelUnavailable, NotFound, Unready
 from embedder.registry import Declaration
-
-MAX_WAITING_FOR_LOAD = 1024  # requests; the next ones are told to come back
 
 State = Literal["loading", "ready", "failed", "disabled", "idle"]
 
@@ -59,12 +58,19 @@ class Status(TypedDict):
 class Model:
     """A declared model and what serves it at present."""
 
-    def __init__(self, declaration: Declaration, open_runtime: Callable[[Declaration], Coroutine[Any, Any, Runtime]]):
+    def __init__(
+        self,
+        declaration: Declaration,
+        open_runtime: Callable[[Declaration], Coroutine[Any, Any, Runtime]],
+        *,
+        limits_of: Callable[[Declaration], Limits],
+    ) -> None:
         self.declaration = declaration
         self.error: str | None = None
         self.used_at = time.monotonic()
-        self.waiting_for_load = 0
         self._open_runtime = open_runtime
+        self._limits_of = limits_of
+        self._backlog = Backlog()  # of requests that wait for the model to be loaded
         self._runtime: Runtime | None = None
         self._loading: asyncio.Task[None] | None = None
         self._is_gone = False
@@ -100,12 +106,16 @@ class Model:
     def loaded(self) -> Runtime | None:
         return self._runtime
 
-    async def runtime(self) -> Runtime:
+    async def runtime(self, texts: Sequence[Text] = ()) -> Runtime:
         """What serves the model, loaded if need be. Ask it at once: later it may have been replaced.
+
+        Args:
+            texts: what it will be asked for. They count as queued while the model is loaded.
 
         Raises:
             NotFound: the model is disabled.
-            Unready: it cannot be loaded, or too many wait for that.
+            QueueFull: too many tokens wait for it to be loaded.
+            Unready: it cannot be loaded.
         """
         self.used_at = time.monotonic()
         while self._runtime is None:
@@ -117,13 +127,10 @@ class Model:
                 )
             if self.error is not None and self._loading is None:
                 raise Unready(f"The model {self.declaration.name!r} cannot be loaded: {self.error}")
-            if self.waiting_for_load >= MAX_WAITING_FOR_LOAD:
-                raise Unready(f"The model {self.declaration.name!r} is being loaded; try again.", code="model_loading")
-            self.waiting_for_load += 1
-            try:
+            limits, estimate = self._limits_of(self.declaration), estimated_tokens(texts)
+            limits.check_room(estimate, self._backlog, name=self.declaration.name)
+            with self._backlog.holding(estimate, is_short=limits.is_short(estimate)):
                 await asyncio.wait([self.load()])
-            finally:
-                self.waiting_for_load -= 1
         return self._runtime
 
     def load(self) -> "asyncio.Task[None]":
@@ -200,7 +207,7 @@ class Model:
             "dimensions": facts.dimensions if facts is not None else None,
             "max_tokens": facts.max_tokens if facts is not None else None,
             "replicas": declaration.replicas,
-            "queued_tokens": runtime.queued_tokens if runtime is not None else 0,
+            "queued_tokens": runtime.queued_tokens if runtime is not None else self._backlog.tokens,
             "requests_under_way": runtime.requests_under_way if runtime is not None else 0,
             "error": self.error,
         }

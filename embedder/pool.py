@@ -14,7 +14,8 @@ from functools import partial
 import structlog
 
 from embedder import engines
-from embedder.batching import Batcher, BatchReport, Limits
+from embedder.admission import Limits
+from embedder.batching import Batcher, BatchReport
 from embedder.engines import Engine, ModelSpec
 from embedder.errors import ConfigurationWrong, Conflict, InvalidRequest, NotFound
 from embedder.model import Model, Runtime, Status
@@ -112,7 +113,7 @@ class Pool:
         if taken := self._being_added.intersection(declaration.names):
             raise Conflict(f"A model is being added under the name {min(taken)!r}.")
         self._guard(self._registry.check_writable)
-        model = Model(declaration, self._open_runtime)
+        model = self._new_model(declaration)
         self._being_added.update(declaration.names)
         try:
             if declaration.enabled:
@@ -198,7 +199,7 @@ class Pool:
         for declaration in declarations:
             model = self._models.pop(declaration.name, None)
             if model is None:
-                model = Model(declaration, self._open_runtime)
+                model = self._new_model(declaration)
                 if declaration.enabled:
                     model.load()
             elif model.declaration != declaration:
@@ -239,11 +240,20 @@ class Pool:
                 self.config_error = str(error)
                 log.error("models_not_read", reason=str(error))
 
+    def _new_model(self, declaration: Declaration) -> Model:
+        return Model(declaration, self._open_runtime, limits_of=self._limits_of)
+
+    def _limits_of(self, declaration: Declaration) -> Limits:
+        return Limits(
+            max_batch_tokens=declaration.max_batch_tokens or self._settings.max_batch_tokens,
+            max_batch_texts=self._settings.max_batch_texts,
+            max_queued_tokens=declaration.max_queued_tokens or self._settings.max_queued_tokens,
+        )
+
     async def _open_runtime(self, declaration: Declaration) -> Runtime:
-        settings = self._settings
-        queued = declaration.max_queued_tokens or settings.max_queued_tokens
+        settings, limits = self._settings, self._limits_of(declaration)
         if declaration.kind == "http":
-            return Remote(declaration, max_queued_tokens=queued)
+            return Remote(declaration, limits=limits)
         spec = spec_of(declaration, threads=settings.threads)
         load = partial(self._load_engine, spec, cache=settings.cache_dir.expanduser())
         loaded: list[Engine] = []
@@ -254,11 +264,6 @@ class Pool:
             for engine in loaded:
                 engine.close()
             raise
-        limits = Limits(
-            max_batch_tokens=declaration.max_batch_tokens or settings.max_batch_tokens,
-            max_batch_texts=settings.max_batch_texts,
-            max_queued_tokens=queued,
-        )
         report = partial(self._on_batch, declaration.name) if self._on_batch is not None else None
         return Batcher(loaded, limits=limits, name=declaration.name, on_batch=report)
 

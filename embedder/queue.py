@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from embedder.admission import Backlog
 from embedder.engines import Shape, Tokens, as_asked
 
 PATIENCE = 8
@@ -26,6 +27,7 @@ class Entry:
     length: int
     claims: "dict[Job, list[int]]" = field(default_factory=dict["Job", list[int]])  # who wants it, at which positions
     is_waiting: bool = True
+    is_short: bool = False  # as the request is that asked for it first
 
 
 class Job:
@@ -56,16 +58,17 @@ class Queue:
         self._entries: dict[Hashable, Entry] = {}  # waiting or being computed
         self._batches_since_oldest = 0
         self._is_closed = False
-        self.waiting_tokens = 0
+        self.backlog = Backlog()
 
     def put(self, job: Job, texts: Sequence[tuple[Hashable, Tokens]]) -> None:
         """Queue a request's texts under keys that say which are identical; an answer names their positions."""
+        is_short = sum(len(tokens.ids) for _, tokens in texts) <= self._max_batch_tokens
         with self._changed:
             for position, (key, tokens) in enumerate(texts):
                 entry = self._entries.get(key)
                 if entry is None:
-                    entry = self._entries[key] = Entry(key, tokens, max(1, len(tokens.ids)))
-                    self.waiting_tokens += entry.length
+                    entry = self._entries[key] = Entry(key, tokens, max(1, len(tokens.ids)), is_short=is_short)
+                    self.backlog.add(entry.length, is_short=is_short)
                 positions = entry.claims.setdefault(job, [])
                 if not positions and entry.is_waiting:
                     job.waiting.append(entry)
@@ -166,7 +169,7 @@ class Queue:
     def _settle(self, entry: Entry) -> None:
         """An entry waits no longer: it is taken, or nobody wants it."""
         entry.is_waiting = False
-        self.waiting_tokens -= entry.length
+        self.backlog.add(-entry.length, is_short=entry.is_short)
         for job in entry.claims:
             job.remaining_tokens -= entry.length
             if not job.remaining_tokens:

@@ -10,7 +10,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from embedder.batching import CHARACTERS_PER_TOKEN, Computed, characters_of, vectors_of
+from embedder.admission import Backlog, Limits, estimated_tokens
+from embedder.batching import CUT_HEADER, Computed, vectors_of
 from embedder.engines import ModelFacts, Text
 from embedder.errors import InvalidRequest, QueueFull, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from embedder.registry import Declaration
@@ -18,18 +19,18 @@ from embedder.registry import Declaration
 if TYPE_CHECKING:
     import httpx
 
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 32  # to one server; more requests wait here
 MAX_SHOWN_CHARACTERS = 200  # of an answer that nobody understands, in the log
 
 log = structlog.get_logger()
 
 
 class Remote:
-    """One model of another server. Tokens are as that server counts them, or estimated where it does not."""
+    """One model of another server. Tokens are as that server counts them, or estimated where it does not say."""
 
     engine_name = "http"
 
-    def __init__(self, declaration: Declaration, *, max_queued_tokens: int) -> None:
+    def __init__(self, declaration: Declaration, *, limits: Limits, max_connections: int = MAX_CONNECTIONS) -> None:
         import httpx
 
         key = os.environ.get(declaration.api_key_env or "", "")
@@ -37,17 +38,23 @@ class Remote:
         self._name = declaration.name
         self._remote_model = declaration.remote_model or declaration.name
         self._shape = declaration.shape
-        self._max_queued_tokens = max_queued_tokens
+        self._timeout_seconds = declaration.timeout_seconds
+        self._limits = limits
+        self._backlog = Backlog()
+        self._connections = asyncio.Semaphore(max_connections)
         self._http = httpx.AsyncClient(
             base_url=(declaration.url or "").rstrip("/") + "/",
-            timeout=declaration.timeout_seconds,
+            timeout=None,  # noqa: S113  # `_ask` bounds the answer as a whole; httpx would each part of it
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_connections),
         )
         self._under_way = 0
         self._is_closing = False
         self._finished = asyncio.Event()
-        self.queued_tokens = 0
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._backlog.tokens
 
     @property
     def requests_under_way(self) -> int:
@@ -66,21 +73,19 @@ class Remote:
         del max_tokens, refuses_long
         if self._is_closing:
             raise ShuttingDown("The model is being taken out of service; try again.")
-        estimate = sum(1 + characters_of(text) // CHARACTERS_PER_TOKEN for text in texts)
-        if self.queued_tokens and self.queued_tokens + estimate > self._max_queued_tokens:
-            raise QueueFull(f"The model {self._name!r} has about {self.queued_tokens} tokens to compute already.")
+        estimate = estimated_tokens(texts)
+        self._limits.check_room(estimate, self._backlog, name=self._name)
         self._under_way += 1
-        self.queued_tokens += estimate
         try:
-            answer = await self._ask([prompt + text for text in texts if isinstance(text, str)])
+            with self._backlog.holding(estimate, is_short=self._limits.is_short(estimate)):
+                answer, cut = await self._ask([prompt + text for text in texts if isinstance(text, str)])
             rows = self._rows(answer, len(texts))
             self.facts = ModelFacts(kind="dense", dimensions=rows.shape[1], max_tokens=None, vocabulary_size=0)
             usage = answer.get("usage")
             counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # whatever the other server said
-            return Computed(vectors_of(rows), counted if isinstance(counted, int) else estimate)
+            return Computed(vectors_of(rows), counted if isinstance(counted, int) else estimate, cut)
         finally:
             self._under_way -= 1
-            self.queued_tokens -= estimate
             if self._is_closing and not self._under_way:
                 self._finished.set()
 
@@ -90,7 +95,8 @@ class Remote:
             await self._finished.wait()
         await self._http.aclose()
 
-    async def _ask(self, texts: list[str]) -> dict[str, Any]:
+    async def _ask(self, texts: list[str]) -> tuple[dict[str, Any], int]:
+        """The other server's answer, and how many texts it has cut."""
         import httpx
 
         path, body = {
@@ -99,12 +105,14 @@ class Remote:
             "batch_embed": ("batch_embed", {"texts": texts}),
         }[self._shape]
         try:
-            response = await self._http.post(path, json=body)
-        except httpx.TimeoutException as error:
+            async with self._connections, asyncio.timeout(self._timeout_seconds):
+                response = await self._http.post(path, json=body)
+        except TimeoutError as error:
             raise UpstreamTimeout(f"The server of the model {self._name!r} took too long to answer.") from error
         except httpx.HTTPError as error:
             raise UpstreamFailed(f"The server of the model {self._name!r} cannot be reached.") from error
-        return self._understood(response)
+        cut = response.headers.get(CUT_HEADER, "")
+        return self._understood(response), int(cut) if cut.isdecimal() else 0
 
     def _understood(self, response: "httpx.Response") -> dict[str, Any]:
         if response.status_code == QueueFull.status:

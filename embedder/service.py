@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedder import token_ids
-from embedder.batching import Computed
+from embedder.batching import CUT_HEADER, Computed
 from embedder.engines import Text
 from embedder.errors import ClientGone, Forbidden, InvalidRequest, RequestTooLarge, Unauthenticated
 from embedder.metrics import Metrics
@@ -22,7 +22,6 @@ from embedder.pool import Pool
 from embedder.settings import Settings
 
 PATIENCE_SECONDS = 0.2  # most answers come sooner; only then is it worth to watch for a caller who hangs up
-CUT_HEADER = "x-truncated-texts"
 QUERY_TYPES = ("query", "search_query")
 PASSAGE_TYPES = ("passage", "document", "search_document")
 
@@ -116,7 +115,7 @@ async def compute(
 async def rows(
     model: Model, texts: Sequence[Text], *, kind: str, input_type: object, max_tokens: int | None
 ) -> Computed:
-    runtime = await model.runtime()
+    runtime = await model.runtime(texts)
     declaration = model.declaration
     if runtime.facts.kind != kind:
         paths = {"dense": "/v1/embeddings", "sparse": "/v1/sparse_embeddings", "rerank": "/v1/rerank"}
@@ -186,5 +185,5 @@ def json_response(content: object, *, status: int = 200) -> Response:
 
 def answer(content: bytes, computed: Computed) -> Response:
     """A computed answer, which says how many texts were cut."""
-    headers = {CUT_HEADER: str(len(computed.cut))} if computed.cut else None
+    headers = {CUT_HEADER: str(computed.cut)} if computed.cut else None
     return Response(content, media_type="application/json", headers=headers)

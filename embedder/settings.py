@@ -65,7 +65,10 @@ class Settings(BaseSettings):
         "A GPU wants 16384 or more.",
     )
     max_queued_tokens: int = Field(
-        default=262_144, ge=1, description="Tokens that may wait for one model; beyond it the answer is a 429."
+        default=262_144,
+        ge=1,
+        description="Tokens that may wait for one model; beyond it the answer is a 429. Requests of at most one batch "
+        "count among themselves.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.batching import INLINE_CHARACTERS, Batcher, BatchReport, Computed, Limits
+from embedder.admission import Limits
+from embedder.batching import INLINE_CHARACTERS, Batcher, BatchReport, Computed
 from embedder.engines import Rows, Tokens
 from embedder.errors import InvalidRequest, ModelFailed, QueueFull, ShuttingDown
 from tests.embedder.letter_engine import LetterEngine, counts, written_out
@@ -103,11 +104,13 @@ async def test_texts_of_like_length_share_a_batch(engine: LetterEngine) -> None:
     assert [sorted(batch) for batch in engine.batches] == [["a" * 99, "c" * 98], ["b", "d"]]
 
 
-async def test_a_request_of_2000_texts_does_not_hold_up_a_single_one_behind_it(engine: LetterEngine) -> None:
-    async with batching(engine, batch=1000) as batcher:
+async def test_a_request_of_2000_long_texts_does_not_hold_up_a_single_one_behind_it(engine: LetterEngine) -> None:
+    limits = Limits()
+    async with batching(engine, batch=limits.max_batch_tokens, queue=limits.max_queued_tokens) as batcher:
         engine.hold()
-        asked = ask(batcher, [f"long {number}" * 10 for number in range(2000)])
+        asked = ask(batcher, [f"{number:04}" * 64 for number in range(2000)])
         assert await asyncio.to_thread(engine.begun.wait, 10)
+        assert batcher.queued_tokens > limits.max_queued_tokens
         asked += ask(batcher, ["short"])
         await settled(batcher, batcher.queued_tokens + len("short"))
         engine.release()
@@ -192,12 +195,26 @@ async def test_a_request_larger_than_the_queue_is_admitted_when_nothing_waits(en
     assert answer.tokens == 60
 
 
+async def test_short_requests_fill_the_queue_for_each_other_behind_a_long_one(engine: LetterEngine) -> None:
+    async with batching(engine, batch=10, queue=30) as batcher, busy(batcher, engine):
+        asked = ask(batcher, ["long"] * 10, ["short one"], ["short two"], ["short 3rd"])
+        await settled(batcher, len("long") + 27)
+        with pytest.raises(QueueFull, match="27 tokens wait"):
+            await batcher.compute(["late"])
+        with pytest.raises(QueueFull, match="31 tokens wait"):
+            await batcher.compute(["longer than a batch"])
+        asked[1].cancel()
+        await settled(batcher, len("long") + 18)
+        asked += ask(batcher, ["late"])
+        await settled(batcher, len("long") + 22)
+
+
 async def test_what_is_being_tokenised_counts_as_waiting(engine: LetterEngine) -> None:
     async with batching(engine, queue=500) as batcher, busy(batcher, engine):
         asked = ask(batcher, [f"text {number}" for number in range(1000)])
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
-            await batcher.compute(["late"])
+            await batcher.compute(["late" * 100])
         asked[0].cancel()
         await settled(batcher, 0)
 
@@ -241,7 +258,7 @@ async def test_a_text_that_is_too_long_is_cut_and_told(engine: LetterEngine) -> 
     async with batching(engine) as batcher:
         answer = await batcher.compute(["a", "b" * 1001])
 
-    assert answer.cut == [1]
+    assert answer.cut == 1
     assert answer.tokens == 1 + 1000
 
 
@@ -258,7 +275,7 @@ async def test_a_request_may_have_fewer_tokens_read(engine: LetterEngine) -> Non
         answer = await batcher.compute(["abcdef", "ab"], max_tokens=4)
 
     assert np.allclose(written_out(answer)[0], counts("abcd"))
-    assert (answer.tokens, answer.cut) == (6, [0])
+    assert (answer.tokens, answer.cut) == (6, 1)
 
 
 async def test_batches_are_reported_with_their_padding(engine: LetterEngine) -> None:

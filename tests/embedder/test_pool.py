@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from embedder.engines import Engine, ModelSpec
-from embedder.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, Unready
+from embedder.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, QueueFull, Unready
 from embedder.pool import Pool
 from embedder.registry import Declaration
 from tests.embedder.conftest import HermeticSettings
@@ -72,7 +72,7 @@ async def pooled(shelf: Shelf, file: Path | None = None, **settings: Any) -> Asy
 
 
 async def ask(pool: Pool, model: str, text: str = "abc") -> int:
-    return (await (await pool.get_model(model).runtime()).compute([text])).tokens
+    return (await (await pool.get_model(model).runtime([text])).compute([text])).tokens
 
 
 def state(pool: Pool, model: str) -> str:
@@ -275,6 +275,25 @@ async def test_who_waits_for_a_model_that_is_removed_hears_of_it(shelf: Shelf, f
         with pytest.raises(NotFound, match="'a' has been removed"):
             await waiting
         await changing
+
+
+async def test_what_waits_for_a_model_to_be_loaded_counts_as_queued(shelf: Shelf, file: Path) -> None:
+    edit(file, "models:\n  - name: a\n    max_batch_tokens: 20\n    max_queued_tokens: 100\n")
+    async with pooled(shelf, file) as pool:
+        shelf.hold()
+        await pool.change("a", enabled=False)
+        changing = asyncio.create_task(pool.change("a", enabled=True))
+        await until(pool, "a", "loading")
+        waiting = [asyncio.create_task(ask(pool, "a", text)) for text in ("long" * 120, "short")]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="125 tokens wait for the model 'a'") as caught:
+            await ask(pool, "a", "long" * 20)
+        assert pool.get_model("a").status()["queued_tokens"] == 125
+        shelf.release()
+
+        assert await asyncio.gather(*waiting) == [480, 5]
+        await changing
+    assert int(caught.value.headers["Retry-After"]) >= 1
 
 
 async def test_replicas_are_loaded_with_the_threads_shared_out(shelf: Shelf, file: Path) -> None:

@@ -51,7 +51,7 @@ def test_each_text_is_taken_once_and_no_batch_is_too_large(requests: list[list[i
     assert sorted(entry.length for entry in everything) == sorted(length for request in requests for length in request)
     assert len(set(map(id, everything))) == len(everything)
     assert all(len(batch) <= most and (len(batch) == 1 or padded(batch) <= budget) for batch in batches)
-    assert queue.waiting_tokens == 0
+    assert queue.backlog.tokens == 0
     assert not any(job.remaining_tokens for job in jobs)
 
 
@@ -129,10 +129,10 @@ def test_a_text_that_is_being_computed_is_not_computed_again_until_it_is_done() 
     late = put(queue, [7], name="same")
 
     assert late in batch[0].claims
-    assert queue.waiting_tokens == 0
+    assert queue.backlog.tokens == 0
     queue.finish(batch)
     put(queue, [7], name="same")
-    assert queue.waiting_tokens == 7
+    assert queue.backlog.tokens == 7
 
 
 def test_what_a_dropped_request_shares_with_another_stays() -> None:
@@ -141,7 +141,7 @@ def test_what_a_dropped_request_shares_with_another_stays() -> None:
     stays = put(queue, [7], name="same")
     queue.drop(gone)
 
-    assert queue.waiting_tokens == 7
+    assert queue.backlog.tokens == 7
     assert [[entry.claims for entry in batch] for batch in taken(queue)] == [[{stays: [0]}]]
 
 

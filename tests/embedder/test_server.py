@@ -8,6 +8,7 @@ import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 
 from embedder.engines import Tokens
+from embedder.server import routes
 from tests.embedder.conftest import Serve
 from tests.embedder.letter_engine import LetterEngine
 
@@ -194,3 +195,14 @@ def test_the_most_texts_of_one_request_are_a_setting(serve: Serve) -> None:
         response = httpx.post(f"{address}/embeddings", json={"model": "letters", "input": ["a", "b", "c"]})
 
     assert response.json()["error"]["message"] == "'input' has 3 texts; send at most 2 in one request."
+
+
+def test_the_documented_paths_answer_with_and_without_v1() -> None:
+    paths = {route.path for route in routes()}
+    alone = {path for path in paths if not {path.removeprefix("/v1"), f"/v1{path}"} & (paths - {path})}
+
+    assert {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/health", "/v1/ready"} <= paths - alone
+    assert alone == {
+        *("/v2/rerank", "/infinity/rerank", "/embed", "/batch_embed", "/metrics", "/openapi.json"),
+        *("/admin/models", "/admin/models/{name:path}"),
+    }
