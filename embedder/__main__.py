@@ -27,7 +27,6 @@ from embedder.tracing import tracer_provider
 
 MISCONFIGURED = 2  # the exit status when the embedder cannot start as it is configured
 KEEP_ALIVE_SECONDS = 75  # longer than callers keep idle connections: else one may be closed as a request comes
-GRACE_SECONDS = 30  # then requests that are still not finished are dropped
 
 log = structlog.get_logger()
 program = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -53,7 +52,8 @@ def serve(
 
     The bundled model needs no network and no key. The port opens when it is loaded, so the first answer of
     /health is the sign that all is ready. Models declared in a file, with EMBEDDER_CONFIG, are loaded while the
-    port is open: /ready says when. Ctrl-C or SIGTERM finishes the requests in flight, then ends.
+    port is open: /ready says when. Ctrl-C or SIGTERM finishes what was admitted, within
+    EMBEDDER_SHUTDOWN_SECONDS, then ends; a second one ends at once.
 
     Each option is also an environment variable (in brackets, with its default), as are EMBEDDER_API_KEY
     (asked of callers), EMBEDDER_ADMIN_KEY (opens /admin/models), EMBEDDER_SERVED_NAME, EMBEDDER_ENGINE,
@@ -92,6 +92,15 @@ def run(settings: Settings) -> None:
         runner.run(run_on(bound, settings))
 
 
+class Server(uvicorn.Server):
+    """Stops at the first signal when what was admitted is finished, at the second one at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)  # as a shell tells it
+        super().handle_exit(sig, frame)
+
+
 async def run_on(bound: socket.socket, settings: Settings) -> None:
     metrics = Metrics()
     async with tracer_provider() as provider, opened(settings, metrics) as pool:
@@ -103,12 +112,12 @@ async def run_on(bound: socket.socket, settings: Settings) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         host, port = bound.getsockname()[:2]
         log.info("ready", host=host, port=port, models=[model.declaration.name for model in pool.models])
-        await uvicorn.Server(config).serve(sockets=[bound])
+        await Server(config).serve(sockets=[bound])
 
 
 def new_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -71,6 +71,13 @@ class Settings(BaseSettings):
         "count among themselves.",
     )
 
+    shutdown_seconds: int = Field(
+        default=120,  # a full queue of all-minilm-l6-v2 takes less, on one core
+        ge=0,
+        description="Seconds that what was admitted is given to finish after SIGTERM or Ctrl-C. Whoever stops the "
+        "process must wait longer than that before a SIGKILL.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe message that is logged."
     )

@@ -77,6 +77,15 @@ def test_the_configuration_of_kubernetes_names_settings_that_exist() -> None:
     assert {"DATABASE_URL", "SERVER_API_KEY", "FILES_DIR"} <= named
 
 
+def test_the_embedder_may_take_its_time_to_stop(compose: Any) -> None:
+    pod = next(document for document in PODS if document["metadata"]["name"] == "quiver-embedder")["spec"]["template"]
+    command = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    seconds = EmbedderSettings.model_fields["shutdown_seconds"].default
+
+    assert pod["spec"]["terminationGracePeriodSeconds"] > int(command[-1]) + seconds
+    assert int(compose["services"]["embedder"]["stop_grace_period"].removesuffix("s")) > seconds
+
+
 def test_a_deployment_asks_the_port_that_its_image_listens_on() -> None:
     exposed = dict(re.findall(r"AS (\w+)\n(?:(?!FROM).*\n)*?EXPOSE (\d+)", DOCKERFILE))
     asked = {

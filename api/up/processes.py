@@ -105,8 +105,8 @@ class Child:
     def last_lines(self) -> list[str]:
         return list(self._lines)
 
-    async def stop(self, grace_seconds: float) -> None:
-        """End it and all it started: a request first, then by force."""
+    async def stop(self, grace_seconds: float | None) -> None:
+        """End it and all it started: a request first, then by force, unless it may take any time."""
         if self._process is None or self._reader is None:
             return
         self._signal(signal.SIGTERM)

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ POSTGRES, MIGRATIONS = "PostgreSQL", "migrations"
 EMBEDDER, PROXY, API, WORKER = "embedder", "LiteLLM proxy", "API", "worker"
 WHY_IT_TAKES_LONG = {EMBEDDER: "the first start exports the model, once, which takes about a minute"}
 GRACE_SECONDS = 12  # a part that has not ended by then is killed; the worker gives its jobs 10
+GRACE_OF_ITS_OWN = (EMBEDDER,)  # it ends by itself, within EMBEDDER_SHUTDOWN_SECONDS
 FAILED_GRACE_SECONDS = 3  # with a part gone, the others wait for it in vain
 POLL_SECONDS = 0.1
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
@@ -37,7 +38,7 @@ class Part(Protocol):
     async def start(self, watched_by: Guardian) -> None: ...
     async def ended(self) -> str: ...
     def last_lines(self) -> list[str]: ...
-    async def stop(self, grace_seconds: float) -> None: ...
+    async def stop(self, grace_seconds: float | None) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -95,7 +96,7 @@ class DatabaseServer:
     def last_lines(self) -> list[str]:
         return self.server.last_log_lines(LAST_LINES)
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def stop(self, grace_seconds: float | None) -> None:
         del grace_seconds  # it takes the time its last checkpoint takes
         await asyncio.to_thread(self.server.stop)
         if self._forget is not None:
@@ -124,7 +125,7 @@ class _Stack:
         try:
             status = await self._outcome(living)
         finally:
-            await self._stop(GRACE_SECONDS if status == STOPPED else FAILED_GRACE_SECONDS)
+            await self._stop(is_orderly=status == STOPPED)
         return status
 
     async def _outcome(self, living: asyncio.Task[None]) -> int:
@@ -225,16 +226,15 @@ class _Stack:
         finally:
             task.cancel()
 
-    async def _stop(self, grace_seconds: float) -> None:
-        """Stop everything in reverse order; only then is the guardian let go."""
+    async def _stop(self, *, is_orderly: bool) -> None:
+        """Stop everything; only then is the guardian let go."""
         self._display.stream(False)
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         if self._parts:
             self._display.say(f"Stopping {', '.join(part.name for part in reversed(self._parts))}")
-        for part in reversed(self._parts):
-            await part.stop(grace_seconds)
+        await stop_all(self._parts, is_orderly=is_orderly)
         self._guardian.close()
         if self._parts:
             self._display.say("Everything is stopped")
@@ -259,6 +259,13 @@ class _Stack:
             f'curl {self._plan.api_url}/v1/vector_stores -H "Authorization: Bearer {key}" '
             """-H "Content-Type: application/json" -d '{"name": "first"}'"""
         )
+
+
+async def stop_all(parts: Sequence[Part], *, is_orderly: bool) -> None:
+    """Stop the last one first; an orderly end leaves each the time to finish what it was asked."""
+    for part in reversed(parts):
+        grace_seconds = None if part.name in GRACE_OF_ITS_OWN else GRACE_SECONDS
+        await part.stop(grace_seconds if is_orderly else FAILED_GRACE_SECONDS)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:

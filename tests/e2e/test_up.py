@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import queue
@@ -15,9 +16,21 @@ from typing import Any
 import httpx
 import pytest
 
+from api.up import stack
 from api.up.embedded_postgres import EmbeddedPostgres
+from api.up.processes import Child, Guardian
 from tests.fake_embedder import FakeEmbedder
 
+SLOW_TO_STOP = """
+import pathlib, signal, sys, time
+def finish(*_):
+    time.sleep(1)
+    pathlib.Path(sys.argv[1]).touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, finish)
+print("ready")
+signal.pause()
+"""
 READY = "Ctrl-C stops everything"
 START_SECONDS = 180  # a busy machine; idle, everything is there after ten
 STOP_SECONDS = 30
@@ -128,6 +141,10 @@ def wait_until_gone(processes: dict[int, str]) -> dict[int, str]:
         left = {pid: command for pid, command in left.items() if parent_of(pid) is not None}
         time.sleep(0.02)
     return left
+
+
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
 
 
 def pid_of(processes: dict[int, str], part: str) -> int:
@@ -305,6 +322,23 @@ def test_a_second_interrupt_kills(start_light: StartUp) -> None:
     assert up.wait() == 0
     assert time.monotonic() - began < 8  # less than the grace
     assert wait_until_gone(processes) == {}
+
+
+async def test_the_embedder_finishes_in_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "GRACE_SECONDS", 0.1)
+    guardian = Guardian()
+    children: list[Child] = []
+    for name in (stack.EMBEDDER, stack.WORKER):
+        command = [sys.executable, "-c", SLOW_TO_STOP, str(tmp_path / name)]
+        children.append(Child(name, command, dict(os.environ), write=lambda _name, _line: None))
+        await children[-1].start(guardian)
+    async with asyncio.timeout(STOP_SECONDS):
+        while not all(child.last_lines() for child in children):  # noqa: ASYNC110  # lines of a process
+            await asyncio.sleep(0.01)
+    await stack.stop_all(children, is_orderly=True)
+    guardian.close()
+
+    assert names_in(tmp_path) == [stack.EMBEDDER]
 
 
 def test_a_weak_key_is_refused_before_anything_starts(starter: StartUp, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,38 @@ def port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+@pytest.fixture
+def far() -> Iterator[socket.socket]:
+    """Another server, which takes requests and does not answer them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(SHUTDOWN_SECONDS)
+        yield listener
+
+
+@pytest.fixture
+def stuck(
+    port: int, far: socket.socket, tmp_path: Path, wait_until: Callable[..., None]
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`python -m embedder` with a request under way that the other server does not answer."""
+    file = tmp_path / "models.yaml"
+    file.write_text(f"models:\n  - {{name: far, kind: http, url: 'http://127.0.0.1:{far.getsockname()[1]}'}}\n")
+    command = [sys.executable, "-m", "embedder", "--config", str(file), "--port", str(port)]
+    with ExitStack() as started:
+
+        def start(**environment: str) -> subprocess.Popen[str]:
+            process = started.enter_context(
+                subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, env=os.environ | environment)
+            )
+            started.callback(process.kill)
+            wait_until(lambda: is_healthy(port))
+            caller = started.enter_context(socket.create_connection(("127.0.0.1", port)))
+            caller.sendall(request(b'{"model": "far", "input": "Hello"}'))
+            started.enter_context(far.accept()[0])
+            return process
+
+        yield start
 
 
 @pytest.fixture
@@ -47,8 +80,19 @@ def is_healthy(port: int) -> bool:
         return False
 
 
+def queued_tokens(port: int) -> float:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    return next(
+        float(line.split()[1]) for line in text.splitlines() if line.startswith("quiver_embedder_queued_tokens{")
+    )
+
+
 def states(port: int) -> dict[str, str]:
     return httpx.get(f"http://127.0.0.1:{port}/ready").json()["models"]
+
+
+def request(body: bytes) -> bytes:
+    return b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -83,6 +127,40 @@ def test_sigterm_lets_a_request_in_flight_finish_and_ends_with_0(
     assert answer.startswith(b"HTTP/1.1 200")
     events = [(line["event"], line.get("path"), line.get("status")) for line in lines(embedder.stderr)]
     assert events[-2:] == [("ready", None, None), ("request", "/v1/embeddings", 200)]
+
+
+def test_sigterm_finishes_what_waits_in_the_queue(
+    embedder: subprocess.Popen[str], port: int, wait_until: Callable[..., None]
+) -> None:
+    texts = [f"{number} " * 120 for number in range(80)]
+    with socket.create_connection(("127.0.0.1", port)) as caller:
+        caller.sendall(request(json.dumps({"model": "all-minilm-l6-v2", "input": texts}).encode()))
+        wait_until(lambda: queued_tokens(port) > 5_000)
+        embedder.send_signal(signal.SIGTERM)
+        answer = caller.makefile("rb").read()
+
+    assert embedder.wait(SHUTDOWN_SECONDS) == 0
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b'"index":') == 80
+
+
+def test_what_is_not_finished_in_time_is_dropped(stuck: Callable[..., subprocess.Popen[str]]) -> None:
+    process = stuck(EMBEDDER_SHUTDOWN_SECONDS="1")
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(SHUTDOWN_SECONDS) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(
+    stuck: Callable[..., subprocess.Popen[str]], port: int, wait_until: Callable[..., None], number: signal.Signals
+) -> None:
+    process = stuck()
+    process.send_signal(number)
+    wait_until(lambda: not is_healthy(port))
+    process.send_signal(number)
+
+    assert process.wait(SHUTDOWN_SECONDS) == 128 + number
 
 
 def test_a_signal_while_the_model_is_loaded_is_a_clean_end(tmp_path: Path, port: int) -> None:
