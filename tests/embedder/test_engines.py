@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedder import engines
-from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, onnx_int8, sources
+from embedder.batching import shortened
+from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, choices, onnx_int8, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
 from embedder.engines.openvino_session import int8_shape
@@ -61,6 +62,17 @@ def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_static(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save_static(tmp_path_factory.mktemp("static"))
+
+
+@pytest.fixture(scope="session")
+def tiny_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_words(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="session")
+def tiny_instructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose pooling leaves the prompt out, which no exported graph can do."""
+    return tiny_models.save_bert(tmp_path_factory.mktemp("instructed"), include_prompt=False)
 
 
 @pytest.fixture(scope="session")
@@ -219,6 +231,80 @@ def test_a_model_of_static_embeddings_stays_with_sentence_transformers(load: Loa
 def test_a_model_that_cannot_be_exported_says_so_when_asked_to(load: Load, tiny_static: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"no plain transformer.*'engine: auto'"):
         load(tiny_static, engine="openvino")
+
+
+def test_what_sentence_transformers_cuts_is_counted_whole(load: Load, tiny_instructed: Path) -> None:
+    loaded = load(tiny_instructed)
+
+    tokens = loaded.tokenize(TEXTS)
+
+    assert loaded.name == "torch-f32"
+    assert [one.total for one in tokens] == [9, 5, 42, 2]
+    assert [len(one.ids) for one in tokens] == [9, 5, 16, 2]
+    assert np.allclose(vectors(loaded, TEXTS), tiny_models.vectors(tiny_instructed, TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tiny", "reads"),
+    [("tiny_instructed", "the cat"), ("tiny_static", "the cat sat on"), ("tiny_words", "the cat sat on")],
+)
+def test_a_shorter_window_holds_for_what_sentence_transformers_reads(
+    load: Load, request: pytest.FixtureRequest, tiny: str, reads: str
+) -> None:
+    source: Path = request.getfixturevalue(tiny)
+    whole, declared = load(source), load(source, max_tokens=4)
+    texts = ["the cat sat on mat", "dog"]
+    asked = whole.run([shortened(tokens, 4, whole) for tokens in whole.tokenize(texts)])
+
+    assert isinstance(asked, np.ndarray)
+    assert not np.allclose(vectors(whole, texts)[0], vectors(whole, [reads])[0], atol=1e-3)
+    for rows in (vectors(declared, texts), asked):
+        assert np.allclose(rows, vectors(whole, [reads, "dog"]), atol=1e-6)
+
+
+def test_a_window_that_cannot_be_set_is_refused(load: Load, tmp_path: Path) -> None:
+    source = tiny_models.save_bert(tmp_path, own_window=20)
+
+    assert vectors(load(source), TEXTS).shape == (4, 32)
+    with pytest.raises(ModelUnavailable, match=r"cannot be set; declare it without 'max_tokens'"):
+        load(source, max_tokens=4)
+
+
+def test_a_precision_can_be_declared(load: Load, tiny_bert: Path) -> None:
+    loaded = load(tiny_bert, engine="torch", dtype="bfloat16")
+    computed, exact = vectors(loaded, TEXTS), tiny_models.vectors(tiny_bert, TEXTS)
+
+    assert loaded.name == "torch-bf16"
+    assert 0.999 < (computed * exact).sum(1).mean() < 1
+    assert not np.allclose(computed, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), [("openvino", "float16"), ("onnx", "bfloat16"), ("onnx", "float16")])
+def test_a_precision_that_an_engine_lacks_is_refused(
+    load: Load, tiny_bert: Path, engine: EngineChoice, dtype: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=f"'{engine}' does not compute in '{dtype}'"):
+        load(tiny_bert, engine=engine, dtype=dtype)
+
+
+def test_a_precision_is_refused_for_what_only_sentence_transformers_runs(load: Load, tiny_static: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="declare it without 'dtype'"):
+        load(tiny_static, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("engine", "exports"), [("onnx", 1), ("onnx-int8", 2)])
+def test_an_export_that_rounds_is_checked_on_each_kind_of_processor(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, exports: int
+) -> None:
+    spec = ModelSpec(str(tiny_bert), engine=engine, threads=1)
+    engines.load(spec, cache=tmp_path).close()
+    other = tmp_path / "cpuinfo"
+    other.write_text("model name : another\nflags : none\n")
+    monkeypatch.setattr(choices, "CPU_INFO", other)
+
+    engines.load(spec, cache=tmp_path).close()
+
+    assert len(list(tmp_path.glob("*/model.onnx"))) == exports
 
 
 def test_auto_remembers_which_engine_was_fastest(load: Load, tiny_bert: Path, tiny_cache: Path) -> None:
