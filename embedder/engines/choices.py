@@ -21,6 +21,7 @@ PACKAGES: dict[EngineChoice, list[str]] = {
     "openvino-int8": ["openvino", "nncf"],
 }
 CPU_INFO = Path("/proc/cpuinfo")
+TOLD = ("model name", "flags", "CPU implementer", "CPU part", "Features")  # by x86, and by ARM
 SHORT: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "int8"}
 
 
@@ -108,4 +109,4 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     told = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
-    return f"{told.get('model name', platform.machine())} {told.get('flags', '')}"
+    return " ".join(told[name] for name in TOLD if name in told) or platform.machine()

@@ -307,6 +307,18 @@ def test_an_export_that_rounds_is_checked_on_each_kind_of_processor(
     assert len(list(tmp_path.glob("*/model.onnx"))) == exports
 
 
+def test_processors_that_compute_otherwise_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "CPU_INFO", tmp_path / "cpuinfo")
+    kinds = ["model name: A\nflags: sse", "model name: A\nflags: sse avx512_vnni", "CPU part: 0xd0c", "CPU part: 0xd40"]
+
+    told: set[str] = set()
+    for kind in kinds:
+        choices.CPU_INFO.write_text(kind)
+        told.add(choices.processor())
+
+    assert len(told) == len(kinds)
+
+
 def test_auto_remembers_which_engine_was_fastest(load: Load, tiny_bert: Path, tiny_cache: Path) -> None:
     first, second = load(tiny_bert), load(tiny_bert)
 
