@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedder import engines
-from embedder.batching import shortened
-from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, choices, onnx_int8, sources
+from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, choices, onnx_int8, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
 from embedder.engines.openvino_session import int8_shape
@@ -22,26 +20,12 @@ from embedder.engines.torch_models import open_original
 from embedder.engines.trial import choose_engine
 from embedder.errors import ModelUnavailable
 from tests.embedder import tiny_models
-
-Load = Callable[..., Engine]
+from tests.embedder.conftest import Load, vectors
 
 FULL_PRECISION: list[EngineChoice] = ["torch", "onnx", "openvino"]
 IN_8_BITS: list[EngineChoice] = ["onnx-int8", "openvino-int8"]
 TEXTS = ["the cat sat on the mat.", "dogs ran", "the " * 40, ""]
 PAIRS = [("the cat", "the cat sat on the mat"), ("dog", "the dogs ran."), ("mat", "cat " * 60)]
-
-
-@pytest.fixture(scope="session")
-def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("exports")
-
-
-@pytest.fixture(scope="session")
-def load(tiny_cache: Path) -> Load:
-    def load(source: Path | str, **spec: object) -> Engine:
-        return engines.load(ModelSpec(str(source), **{"threads": 1, **spec}), cache=tiny_cache)  # pyright: ignore[reportArgumentType]  # a test's own keywords
-
-    return load
 
 
 @pytest.fixture(scope="session")
@@ -60,30 +44,8 @@ def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_static(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.save_static(tmp_path_factory.mktemp("static"))
-
-
-@pytest.fixture(scope="session")
-def tiny_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.save_words(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="session")
-def tiny_instructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose pooling leaves the prompt out, which no exported graph can do."""
-    return tiny_models.save_bert(tmp_path_factory.mktemp("instructed"), include_prompt=False)
-
-
-@pytest.fixture(scope="session")
 def tiny_outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save_bert(tmp_path_factory.mktemp("outliers"), outliers=True)
-
-
-def vectors(engine: Engine, texts: Sequence[Text]) -> NDArray[np.float32]:
-    rows = engine.run(engine.tokenize(texts))
-    assert isinstance(rows, np.ndarray)
-    return rows
 
 
 @pytest.mark.parametrize("engine", FULL_PRECISION)
@@ -106,7 +68,7 @@ def test_its_sparse_vectors_are_what_sentence_transformers_computes(
 
     rows = loaded.run(loaded.tokenize(TEXTS))
 
-    dense = np.zeros((len(TEXTS), len(tiny_models.WORDS)), dtype=np.float32)
+    dense: NDArray[np.float32] = np.zeros((len(TEXTS), len(tiny_models.WORDS)), dtype=np.float32)
     for place, row in enumerate(rows):
         assert isinstance(row, SparseVector)
         dense[place, row.indices] = row.values
@@ -218,58 +180,6 @@ def test_the_bundled_models_vector_does_not_depend_on_its_company(minilm: Engine
     assert np.allclose(vectors(minilm, texts[:1])[0], vectors(minilm, texts)[0], atol=1e-5)
 
 
-def test_a_model_of_static_embeddings_stays_with_sentence_transformers(load: Load, tiny_static: Path) -> None:
-    texts = ["the cat sat", "dog", "the mat ."]
-
-    loaded = load(tiny_static)
-
-    assert loaded.name == "torch-f32"
-    assert [one.total for one in loaded.tokenize(texts)] == [3, 1, 3]
-    assert np.allclose(vectors(loaded, texts), tiny_models.vectors(tiny_static, texts), atol=1e-6)
-
-
-def test_a_model_that_cannot_be_exported_says_so_when_asked_to(load: Load, tiny_static: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=r"no plain transformer.*'engine: auto'"):
-        load(tiny_static, engine="openvino")
-
-
-def test_what_sentence_transformers_cuts_is_counted_whole(load: Load, tiny_instructed: Path) -> None:
-    loaded = load(tiny_instructed)
-
-    tokens = loaded.tokenize(TEXTS)
-
-    assert loaded.name == "torch-f32"
-    assert [one.total for one in tokens] == [9, 5, 42, 2]
-    assert [len(one.ids) for one in tokens] == [9, 5, 16, 2]
-    assert np.allclose(vectors(loaded, TEXTS), tiny_models.vectors(tiny_instructed, TEXTS), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("tiny", "reads"),
-    [("tiny_instructed", "the cat"), ("tiny_static", "the cat sat on"), ("tiny_words", "the cat sat on")],
-)
-def test_a_shorter_window_holds_for_what_sentence_transformers_reads(
-    load: Load, request: pytest.FixtureRequest, tiny: str, reads: str
-) -> None:
-    source: Path = request.getfixturevalue(tiny)
-    whole, declared = load(source), load(source, max_tokens=4)
-    texts = ["the cat sat on mat", "dog"]
-    asked = whole.run([shortened(tokens, 4, whole) for tokens in whole.tokenize(texts)])
-
-    assert isinstance(asked, np.ndarray)
-    assert not np.allclose(vectors(whole, texts)[0], vectors(whole, [reads])[0], atol=1e-3)
-    for rows in (vectors(declared, texts), asked):
-        assert np.allclose(rows, vectors(whole, [reads, "dog"]), atol=1e-6)
-
-
-def test_a_window_that_cannot_be_set_is_refused(load: Load, tmp_path: Path) -> None:
-    source = tiny_models.save_bert(tmp_path, own_window=20)
-
-    assert vectors(load(source), TEXTS).shape == (4, 32)
-    with pytest.raises(ModelUnavailable, match=r"cannot be set; declare it without 'max_tokens'"):
-        load(source, max_tokens=4)
-
-
 def test_a_precision_can_be_declared(load: Load, tiny_bert: Path) -> None:
     loaded = load(tiny_bert, engine="torch", dtype="bfloat16")
     computed, exact = vectors(loaded, TEXTS), tiny_models.vectors(tiny_bert, TEXTS)
@@ -285,11 +195,6 @@ def test_a_precision_that_an_engine_lacks_is_refused(
 ) -> None:
     with pytest.raises(ModelUnavailable, match=f"'{engine}' does not compute in '{dtype}'"):
         load(tiny_bert, engine=engine, dtype=dtype)
-
-
-def test_a_precision_is_refused_for_what_only_sentence_transformers_runs(load: Load, tiny_static: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="declare it without 'dtype'"):
-        load(tiny_static, dtype="bfloat16")
 
 
 @pytest.mark.parametrize(("engine", "exports"), [("onnx", 1), ("onnx-int8", 2)])
