@@ -76,7 +76,12 @@ def test_a_shorter_window_holds_for_what_sentence_transformers_reads(
 def test_a_window_that_cannot_be_set_is_refused(load: Load, tmp_path: Path) -> None:
     source = tiny_models.save_bert(tmp_path, own_window=20)
 
-    assert vectors(load(source), TEXTS).shape == (4, 32)
+    loaded = load(source)
+    shorter = shortened(loaded.tokenize(["the cat sat"])[0], 2, loaded)
+
+    assert vectors(loaded, TEXTS).shape == (4, 32)
+    with pytest.raises(ValueError, match="cannot be cut"):
+        loaded.run([shorter])
     with pytest.raises(ModelUnavailable, match=r"cannot be set; declare it without 'max_tokens'"):
         load(source, max_tokens=4)
 
