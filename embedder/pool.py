@@ -17,10 +17,11 @@ from embedder import engines
 from embedder.admission import Limits
 from embedder.batching import Batcher, BatchReport
 from embedder.engines import Engine, ModelSpec
-from embedder.errors import ConfigurationWrong, Conflict, InvalidRequest, NotFound
+from embedder.errors import ConfigurationWrong, Conflict, InvalidRequest, ModelUnavailable, NotFound
 from embedder.model import Model, Runtime, Status
 from embedder.registry import Declaration, Registry
 from embedder.remote import Remote
+from embedder.schemas import parse
 from embedder.settings import Settings
 
 POLL_SECONDS = 1.0  # how often the file and the idle models are looked at
@@ -121,6 +122,7 @@ class Pool:
             if model.error is not None:
                 raise InvalidRequest(f"The model cannot be loaded: {model.error}", code="model_unavailable")
             async with self._changing:
+                self._follow_file()
                 self._check_free(declaration)  # the file may have been edited meanwhile
                 self._guard(partial(self._registry.put, declaration))
                 self._models[declaration.name] = model
@@ -135,6 +137,7 @@ class Pool:
     async def unregister(self, name: str) -> None:
         """Serve a model no longer; returns when it has answered what it was asked."""
         async with self._changing:
+            self._follow_file()
             model = self._declared(name)
             self._guard(partial(self._registry.remove, model.declaration.name))
             del self._models[model.declaration.name]
@@ -147,10 +150,12 @@ class Pool:
 
         Raises:
             Conflict: an alias is taken, or the change cannot be kept.
+            InvalidRequest: what comes of it is no declaration.
         """
         async with self._changing:
+            self._follow_file()
             model = self._declared(name)
-            declaration = model.declaration.changed(**values)
+            declaration = parse(Declaration, model.declaration.model_dump(exclude_unset=True) | values)
             self._check_free(declaration, but=model)
             self._guard(partial(self._registry.put, declaration))
             self._redeclare(model, declaration)
@@ -182,9 +187,11 @@ class Pool:
         """Apply a changed declaration, and begin to load or unload what it changes."""
         old, model.declaration = model.declaration, declaration
         self._index()
+        is_served = old.enabled and model.loaded is not None and not model.error
+        is_foreign = declaration.kind != "http" and declaration.foreign_to(model.kind)
         if not declaration.enabled:
             model.unload()
-        elif not (old.enabled and model.loaded is not None and declaration.is_loaded_like(old)):
+        elif is_foreign or not (is_served and declaration.is_loaded_like(old)):
             model.error = None
             model.load()
 
@@ -217,7 +224,8 @@ class Pool:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._poll_seconds)
-            await self._follow_file()
+            async with self._changing:
+                self._follow_file()
             self._unload_idle()
 
     def _unload_idle(self) -> None:
@@ -228,17 +236,17 @@ class Pool:
                 log.info("model_unloaded", model=model.declaration.name, idle_seconds=idle)
                 model.unload()
 
-    async def _follow_file(self) -> None:
-        async with self._changing:
-            if not self._registry.has_changed():
-                return
-            try:
-                self._adopt(self._registry.read())
-                self.config_error = None
-                log.info("models_read", models=list(self._models))
-            except ConfigurationWrong as error:
-                self.config_error = str(error)
-                log.error("models_not_read", reason=str(error))
+    def _follow_file(self) -> None:
+        """Take over an edit of the file; before a change, too, which is made to what is declared."""
+        if not self._registry.has_changed():
+            return
+        try:
+            self._adopt(self._registry.read())
+            self.config_error = None
+            log.info("models_read", models=list(self._models))
+        except ConfigurationWrong as error:
+            self.config_error = str(error)
+            log.error("models_not_read", reason=str(error))
 
     def _new_model(self, declaration: Declaration) -> Model:
         return Model(declaration, self._open_runtime, limits_of=self._limits_of)
@@ -259,7 +267,9 @@ class Pool:
         loaded: list[Engine] = []
         try:
             for _ in range(declaration.replicas):
-                loaded.append(await in_thread(load))  # noqa: PERF401  # those loaded are closed if a later one fails
+                loaded.append(await in_thread(load))
+                if foreign := declaration.foreign_to(loaded[-1].facts.kind):  # not known before, where kind is auto
+                    raise ModelUnavailable(f"{foreign}, which the model {declaration.name!r} is.")
         except BaseException:
             for engine in loaded:
                 engine.close()

@@ -17,6 +17,21 @@ from embedder.errors import ConfigurationWrong
 
 LOCAL_ONLY = ("model", "engine", "dtype", "device", "threads", "replicas", "max_tokens", "activation")
 HTTP_ONLY = ("url", "shape", "remote_model", "api_key_env", "timeout_seconds")
+# What would change nothing for a model of this kind.
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "auto": HTTP_ONLY,
+    "dense": (*HTTP_ONLY, "activation"),
+    "sparse": (*HTTP_ONLY, "activation", "normalize", "matryoshka"),
+    "rerank": (*HTTP_ONLY, "query_prompt", "passage_prompt", "normalize", "matryoshka"),
+    "http": (*LOCAL_ONLY, "truncate", "max_batch_tokens"),
+}
+# The precisions that an engine can be told to compute in; the others: all of them.
+PRECISIONS: dict[EngineChoice, tuple[DType, ...]] = {
+    "onnx": ("auto", "float32"),
+    "onnx-int8": ("auto",),
+    "openvino": ("auto", "float32", "bfloat16"),
+    "openvino-int8": ("auto",),
+}
 # What a change of needs the model to be loaded again; the rest holds from the next request on.
 LOADED = {"kind", *LOCAL_ONLY, *HTTP_ONLY, "max_batch_tokens", "max_queued_tokens"}
 
@@ -77,13 +92,26 @@ class Declaration(BaseModel):
 
     @model_validator(mode="after")
     def fits_its_kind(self) -> Self:
-        is_http = self.kind == "http"
-        foreign = [name for name in (LOCAL_ONLY if is_http else HTTP_ONLY) if name in self.model_fields_set]
-        if foreign:
-            raise ValueError(f"{', '.join(foreign)} cannot be set for kind {self.kind!r}")
-        if is_http and self.url is None:
+        if foreign := self.foreign_to(self.kind):
+            raise ValueError(foreign)
+        if self.kind == "http" and self.url is None:
             raise ValueError("kind 'http' needs a url")
         return self
+
+    @model_validator(mode="after")
+    def fits_its_engine(self) -> Self:
+        if self.engine not in PRECISIONS:
+            return self
+        if self.dtype not in PRECISIONS[self.engine]:
+            raise ValueError(f"engine {self.engine!r} has no dtype {self.dtype!r}; leave one of them out")
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(f"engine {self.engine!r} runs on the CPU; leave it or device {self.device!r} out")
+        return self
+
+    def foreign_to(self, kind: str) -> str | None:
+        """What is said of fields that are set and mean nothing for a model of this kind; None when there are none."""
+        foreign = self.model_dump(include=set(FOREIGN[kind]), exclude_defaults=True)
+        return f"{', '.join(foreign)} cannot be set for kind {kind!r}" if foreign else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,10 +123,6 @@ class Declaration(BaseModel):
 
     def is_loaded_like(self, other: "Declaration") -> bool:
         return self.model_dump(include=LOADED) == other.model_dump(include=LOADED)
-
-    def changed(self, **values: object) -> "Declaration":
-        """This declaration with other values, checked again."""
-        return Declaration.model_validate(self.model_dump(exclude_unset=True) | values)
 
 
 class Registry:
@@ -123,7 +147,7 @@ class Registry:
         return self._otherwise
 
     def has_changed(self) -> bool:
-        """Whether the file is another one than was last read or written."""
+        """Whether the file is another one than was last read, but for what was written here."""
         return self._stamp() != self._seen
 
     def put(self, declaration: Declaration) -> None:
@@ -161,6 +185,7 @@ class Registry:
     def _write(self, change: Callable[[list[Any]], None]) -> None:
         self.check_writable()
         assert self._path is not None  # just checked
+        is_read = not self.has_changed()
         document = self._document() if self._stamp() is not None else self._new_document()
         declarations_of(document)  # a file that is wrong is not written over
         change(document["models"])
@@ -180,7 +205,8 @@ class Registry:
                 f"The change cannot be kept: {self._path} cannot be written ({error.strerror}). "
                 "Its directory must be writable, and the file no mount of its own."
             ) from error
-        self._seen = self._stamp()
+        if is_read:  # otherwise an edit that nobody has read yet stands in the file as well
+            self._seen = self._stamp()
 
     def _document(self) -> Any:
         from ruamel.yaml import YAMLError

@@ -29,7 +29,7 @@ from embedder.fast_path import FastPath
 from embedder.metrics import Metrics
 from embedder.pool import Loader, Pool
 from embedder.routes import embeddings, models, older, operations, rerank
-from embedder.service import Service
+from embedder.service import CUT_HEADER, Service
 from embedder.settings import Settings
 from embedder.tracing import Traced
 
@@ -94,7 +94,7 @@ def assemble(
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
-                expose_headers=[REQUEST_ID_HEADER],
+                expose_headers=[REQUEST_ID_HEADER, CUT_HEADER, "retry-after"],
             )
         )
     served = list(routes())

@@ -16,10 +16,10 @@ VOCABULARY = "data/cl100k_base.tiktoken.gz"  # a line for each token: its bytes 
 
 
 def decode(lists: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of cl100k_base's token ids, special tokens left out. Blocks; the first call reads the vocabulary.
+    """The texts of cl100k_base's token ids. Blocks; the first call reads the vocabulary.
 
     Raises:
-        InvalidRequest: an id is none of that vocabulary's.
+        InvalidRequest: an id is none of that vocabulary's, or of a special token, which stands for no text.
     """
     return [decode_one(ids, index) for index, ids in enumerate(lists)]
 
@@ -27,7 +27,7 @@ def decode(lists: Sequence[Sequence[int]]) -> list[str]:
 def decode_one(ids: Sequence[int], index: int) -> str:
     tokens = vocabulary()
     if min(ids) < 0 or max(ids) >= len(tokens):
-        message = f"'input[{index}]' holds token ids that are not of cl100k_base; send the texts themselves."
+        message = f"'input[{index}]' holds token ids that stand for no text in cl100k_base; send the texts themselves."
         raise InvalidRequest(message, param="input")
     return b"".join(tokens[id] for id in ids).decode(errors="replace")
 

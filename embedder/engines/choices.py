@@ -20,6 +20,8 @@ PACKAGES: dict[EngineChoice, list[str]] = {
     "openvino": ["openvino"],
     "openvino-int8": ["openvino", "nncf"],
 }
+CPU_INFO = Path("/proc/cpuinfo")
+TOLD = ("model name", "flags", "CPU implementer", "CPU part", "Features")  # by x86, and by ARM
 SHORT: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "int8"}
 
 
@@ -39,7 +41,7 @@ def candidates(spec: ModelSpec) -> list[Choice]:
     """The engines that the specification leaves open and this machine can run.
 
     Raises:
-        ModelUnavailable: the one it asks for needs a package that is not there.
+        ModelUnavailable: the one it asks for needs a package that is not there, or has no such precision here.
     """
     for package in PACKAGES.get(spec.engine, []):
         if installed(package) is None:
@@ -53,6 +55,11 @@ def candidates(spec: ModelSpec) -> list[Choice]:
     found = [choice for library in libraries(spec) for choice in of_library(library, spec)]
     if spec.dtype != "auto":
         found = [choice for choice in found if choice.precision == spec.dtype]
+    if not found and spec.engine != "auto":
+        raise ModelUnavailable(
+            f"The engine {spec.engine!r} does not compute in {spec.dtype!r} on this machine; "
+            "declare the model without 'dtype', or with 'engine: auto'."
+        )
     return found or [Choice("torch", "float32" if spec.dtype == "auto" else spec.dtype)]
 
 
@@ -98,8 +105,8 @@ def hardware(spec: ModelSpec) -> str:
 
 def processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPU_INFO.read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     told = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
-    return f"{told.get('model name', platform.machine())} {told.get('flags', '')}"
+    return " ".join(told[name] for name in TOLD if name in told) or platform.machine()

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from embedder.engines import Engine, ModelSpec, public_name, sources, usable_cores
-from embedder.engines.choices import Choice, accelerator, candidates, hardware
+from embedder.engines.choices import Choice, accelerator, candidates, hardware, processor
 from embedder.engines.exports import TOKENIZER_FILE, made, place, read_recipe, writable
 from embedder.engines.token_engine import Session, TokenEngine
 from embedder.errors import ModelUnavailable
@@ -34,7 +34,9 @@ class Kept:
     choices: list[Choice]
 
     def export(self, choice: Choice) -> Path:
-        return self._place(f"{choice.name} {self.spec.kind}", readable=choice.name)
+        # Rounded numbers are as true as the processor's way to compute with them: an export is checked on each kind.
+        checked_on = "" if choice.precision == "float32" else f" {processor()}"
+        return self._place(f"{choice.name} {self.spec.kind}{checked_on}", readable=choice.name)
 
     def choice(self) -> Choice | None:
         """The only one there is, or the one that won here before."""

@@ -22,7 +22,7 @@ def find(source: str) -> Path | None:
         return Path(source)
     if source.startswith(("/", ".", "~")):
         raise ModelUnavailable(
-            f"There is no directory {source!r}; set EMBEDDER_MODEL, or the model's 'source', to one that holds a model."
+            f"There is no directory {source!r}; set EMBEDDER_MODEL, or the declared 'model', to one that holds a model."
         )
     return downloaded(source)
 
@@ -88,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def unloadable(source: str, error: Exception) -> ModelUnavailable:
     return ModelUnavailable(
         f"The model {source!r} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
-        f"set EMBEDDER_MODEL, or the model's 'source', to {BUNDLED_MODEL!r}, to the directory of a "
+        f"set EMBEDDER_MODEL, or the declared 'model', to {BUNDLED_MODEL!r}, to the directory of a "
         "sentence-transformers model, or to the name of one that is downloaded or can be."
     )
 

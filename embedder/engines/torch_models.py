@@ -4,7 +4,9 @@ torch and sentence-transformers are imported when a model is loaded, never befor
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,6 +41,7 @@ HUB_TIMEOUT_SECONDS = 10
 OUTPUTS: dict[Kind, str] = {"dense": "sentence_embedding", "sparse": "sentence_embedding", "rerank": "scores"}
 ACTIVATIONS: dict[str, Activation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
 UNLIMITED = 10**9  # a window beyond it is a tokenizer's way to say that there is none
+TRIED_WINDOW = 16  # tokens; room for any model's special ones
 
 
 class Original:
@@ -52,8 +55,28 @@ class Original:
 
     @property
     def window(self) -> int | None:
+        """The most tokens that sentence-transformers leaves of a text."""
+        if (tokenizer := self._bare_tokenizer) is not None:
+            return tokenizer.truncation["max_length"] if tokenizer.truncation else None
         window = getattr(self.model, "max_seq_length", None)
         return int(window) if window is not None and window < UNLIMITED else None
+
+    @window.setter
+    def window(self, window: int | None) -> None:
+        if (tokenizer := self._bare_tokenizer) is None:
+            model = cast("SentenceTransformer", self.model)
+            model.max_seq_length = model.tokenizer.model_max_length = UNLIMITED if window is None else window
+        elif window is None:
+            tokenizer.no_truncation()
+        else:
+            tokenizer.enable_truncation(window)
+
+    @property
+    def _bare_tokenizer(self) -> Any:
+        """The tokenizer of static embeddings, which alone knows their window; None for other models."""
+        from tokenizers import Tokenizer
+
+        return self.model.tokenizer if isinstance(self.model.tokenizer, Tokenizer) else None
 
     @property
     def activation(self) -> Activation | None:
@@ -101,7 +124,10 @@ class TorchSession:
 
 
 class TextEngine:
-    """A model of any other make, run on the texts themselves: static or word embeddings, models with a task prompt."""
+    """A model of any other make, run on the texts themselves: static or word embeddings, models with a task prompt.
+
+    A text that is to be cut is cut by sentence-transformers, which knows what must stay at its end.
+    """
 
     shape = staticmethod(as_asked)
 
@@ -110,28 +136,69 @@ class TextEngine:
         self._original = original
         self._normalize = spec.normalize
         self._activation: Activation | None = spec.activation or original.activation
-        window = shorter(original.window, spec.max_tokens)
-        if window is not None and window != original.window:
-            cast("SentenceTransformer", original.model).max_seq_length = window
-        self.facts: ModelFacts = facts_of(describe(original), window=window, spec=spec)
+        self._reading = threading.Lock()  # the window is the tokenizer's own, and it bears one caller at a time
+        recipe = describe(original)
+        self._can_cut = self._cuts()
+        self._window = shorter(recipe.window, spec.max_tokens) if self._can_cut else None
+        self.facts: ModelFacts = facts_of(recipe, window=self._window, spec=spec)
+        if spec.max_tokens is not None and not self._can_cut:
+            raise ModelUnavailable(
+                f"The window of the model {spec.source!r} cannot be set; declare it without 'max_tokens'."
+            )
 
     def tokenize(self, texts: Sequence[Text], *, prompt: str = "") -> list[Tokens]:
-        rows = token_ids(self._original.features(texts, prompt=prompt))
-        return [Tokens(ids, len(ids), text=text, prompt=prompt) for text, ids in zip(texts, rows, strict=True)]
+        rows = token_ids(self._features(texts, prompt=prompt, window=None))
+        return [
+            Tokens(ids[: self._window], len(ids), text=text, prompt=prompt)
+            for text, ids in zip(texts, rows, strict=True)
+        ]
 
     def run(self, batch: Sequence[Tokens]) -> Rows:
-        texts = [cast("Text", tokens.text) for tokens in batch]
-        computed = np.empty((len(texts), 0), dtype=np.float32)
-        for prompt in {tokens.prompt for tokens in batch}:
-            places = [place for place, tokens in enumerate(batch) if tokens.prompt == prompt]
-            part = self._original.compute(self._original.features([texts[place] for place in places], prompt=prompt))
-            if not computed.size:
-                computed = np.empty((len(texts), part.shape[1]), dtype=np.float32)
-            computed[places] = part
+        alike: dict[tuple[str, int | None], list[int]] = {}
+        for place, tokens in enumerate(batch):
+            alike.setdefault((tokens.prompt, self._window_of(tokens)), []).append(place)
+        parts: list[Computed] = []
+        for (prompt, window), places in alike.items():
+            texts = [cast("Text", batch[place].text) for place in places]
+            parts.append(self._original.compute(self._features(texts, prompt=prompt, window=window)))
+        order = np.argsort([place for places in alike.values() for place in places])
+        computed = np.concatenate(parts)[order]
         return as_rows(computed, kind=self._original.kind, normalize=self._normalize, activation=self._activation)
 
+    def _window_of(self, tokens: Tokens) -> int | None:
+        """What the text is to be cut to; texts that fit share one window, so that they are computed together."""
+        if tokens.total == len(tokens.ids):
+            return self._window
+        if not self._can_cut:
+            raise ValueError("This model's texts cannot be cut.")
+        return len(tokens.ids)
+
+    def _features(self, texts: Sequence[Text], *, prompt: str, window: int | None) -> dict[str, Any]:
+        with self._reading:
+            if self._can_cut:
+                self._original.window = window
+            return self._original.features(texts, prompt=prompt)
+
+    def _cuts(self) -> bool:
+        """Whether the window can be set, found by trying: for some kinds of models nothing comes of it."""
+        own = self._original.window
+        many = " ".join(["the"] * TRIED_WINDOW * 2)
+        text: Text = (many, many) if self._original.kind == "rerank" else many
+        with suppress(AttributeError):
+            self._original.window = TRIED_WINDOW
+            if len(token_ids(self._original.features([text]))[0]) <= TRIED_WINDOW:
+                return True
+        with suppress(AttributeError):
+            self._original.window = own
+        return False
+
     def decode(self, ids: Sequence[int]) -> str:
-        return self._original.model.tokenizer.decode(list(ids), skip_special_tokens=True)
+        tokenizer = self._original.model.tokenizer
+        if not hasattr(tokenizer, "decode"):  # it knows whole words only
+            words = list(tokenizer.get_vocab())
+            return " ".join(words[id] for id in ids)
+        with self._reading:
+            return tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def close(self) -> None:
         del self._original

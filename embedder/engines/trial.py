@@ -51,6 +51,11 @@ def as_it_is(original: Original, spec: ModelSpec) -> Engine:
             f"The model {spec.source!r} is no plain transformer, which the engine {spec.engine!r} could run; "
             "declare it with 'engine: auto'."
         )
+    if spec.dtype not in ("auto", "float32"):
+        raise ModelUnavailable(
+            f"The model {spec.source!r} is no plain transformer, which alone can run in {spec.dtype!r}; "
+            "declare it without 'dtype'."
+        )
     return TextEngine(original, name="torch-f32", spec=spec)
 
 

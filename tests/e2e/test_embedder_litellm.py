@@ -95,8 +95,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, model_cache: str) -> Iterat
 
 
 def write_models(directory: Path, reranker: Path, splade: Path) -> Path:
+    prompts = {"query_prompt": "query: ", "passage_prompt": "passage: "}
     models = [
-        {"name": "minilm", "model": "all-minilm-l6-v2", "matryoshka": True, "query_prompt": "query: "},
+        {"name": "minilm", "model": "all-minilm-l6-v2", "matryoshka": True, **prompts},
         {"name": "reranker", "model": str(reranker), "engine": "torch"},
         {"name": "splade", "model": str(splade), "engine": "torch"},
     ]
@@ -135,10 +136,13 @@ def as_floats(embedding: Any) -> list[float]:
     return np.frombuffer(base64.b64decode(embedding), "<f4").tolist() if isinstance(embedding, str) else embedding
 
 
-def test_the_input_type_reaches_the_embedder_through_the_proxy(served: Served) -> None:
-    extra = {"input_type": "query"}
+@pytest.mark.parametrize(
+    ("input_type", "prompt"), [("query", "query: "), ("passage", "passage: "), ("document", "passage: ")]
+)
+def test_the_input_type_reaches_the_embedder_through_the_proxy(served: Served, input_type: str, prompt: str) -> None:
+    extra = {"input_type": input_type}
     asked = served.proxy.embeddings.create(model="embed-hosted_vllm", input="bread", extra_body=extra)
-    plain = served.direct.embeddings.create(model="minilm", input="query: bread")
+    plain = served.direct.embeddings.create(model="minilm", input=f"{prompt}bread")
 
     assert np.allclose(asked.data[0].embedding, plain.data[0].embedding)
 

@@ -1,17 +1,19 @@
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from openai import OpenAI
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from starlette.applications import Starlette
 
 from embedder import engines
-from embedder.engines import Engine, ModelSpec
+from embedder.engines import Engine, ModelSpec, Text
 from embedder.server import create_app
 from embedder.settings import Settings
 from tests.embedder.letter_engine import loader
@@ -20,6 +22,7 @@ from tests.servers import Server
 DEADLINE_SECONDS = 30
 
 Serve = Callable[..., AbstractContextManager[str]]
+Load = Callable[..., Engine]
 
 
 class HermeticSettings(Settings):
@@ -51,6 +54,12 @@ def app_of(engine: Engine, **settings: Any) -> Starlette:
     return create_app(HermeticSettings(**settings), load=loader(engine))
 
 
+def vectors(engine: Engine, texts: Sequence[Text]) -> NDArray[np.float32]:
+    rows = engine.run(engine.tokenize(texts))
+    assert isinstance(rows, np.ndarray)
+    return rows
+
+
 @pytest.fixture(scope="session")
 def serve() -> Serve:
     """Serve an engine as the model "letters", with some settings, on a real socket; its address is what one gets."""
@@ -72,6 +81,19 @@ def cache(pytestconfig: pytest.Config) -> Path:
 def minilm(cache: Path) -> Engine:
     """The bundled model, loaded once, as the server loads it."""
     return engines.load(ModelSpec(engines.BUNDLED_MODEL, normalize=False), cache=cache)
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="session")
+def load(tiny_cache: Path) -> Load:
+    def load(source: Path | str, **spec: object) -> Engine:
+        return engines.load(ModelSpec(str(source), **{"threads": 1, **spec}), cache=tiny_cache)  # pyright: ignore[reportArgumentType]  # a test's own keywords
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedder import engines
-from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, Text, onnx_int8, sources
+from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, choices, onnx_int8, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
 from embedder.engines.openvino_session import int8_shape
@@ -21,26 +20,12 @@ from embedder.engines.torch_models import open_original
 from embedder.engines.trial import choose_engine
 from embedder.errors import ModelUnavailable
 from tests.embedder import tiny_models
-
-Load = Callable[..., Engine]
+from tests.embedder.conftest import Load, vectors
 
 FULL_PRECISION: list[EngineChoice] = ["torch", "onnx", "openvino"]
 IN_8_BITS: list[EngineChoice] = ["onnx-int8", "openvino-int8"]
 TEXTS = ["the cat sat on the mat.", "dogs ran", "the " * 40, ""]
 PAIRS = [("the cat", "the cat sat on the mat"), ("dog", "the dogs ran."), ("mat", "cat " * 60)]
-
-
-@pytest.fixture(scope="session")
-def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("exports")
-
-
-@pytest.fixture(scope="session")
-def load(tiny_cache: Path) -> Load:
-    def load(source: Path | str, **spec: object) -> Engine:
-        return engines.load(ModelSpec(str(source), **{"threads": 1, **spec}), cache=tiny_cache)  # pyright: ignore[reportArgumentType]  # a test's own keywords
-
-    return load
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +44,8 @@ def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_static(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.save_static(tmp_path_factory.mktemp("static"))
-
-
-@pytest.fixture(scope="session")
 def tiny_outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save_bert(tmp_path_factory.mktemp("outliers"), outliers=True)
-
-
-def vectors(engine: Engine, texts: Sequence[Text]) -> NDArray[np.float32]:
-    rows = engine.run(engine.tokenize(texts))
-    assert isinstance(rows, np.ndarray)
-    return rows
 
 
 @pytest.mark.parametrize("engine", FULL_PRECISION)
@@ -94,7 +68,7 @@ def test_its_sparse_vectors_are_what_sentence_transformers_computes(
 
     rows = loaded.run(loaded.tokenize(TEXTS))
 
-    dense = np.zeros((len(TEXTS), len(tiny_models.WORDS)), dtype=np.float32)
+    dense: NDArray[np.float32] = np.zeros((len(TEXTS), len(tiny_models.WORDS)), dtype=np.float32)
     for place, row in enumerate(rows):
         assert isinstance(row, SparseVector)
         dense[place, row.indices] = row.values
@@ -206,19 +180,48 @@ def test_the_bundled_models_vector_does_not_depend_on_its_company(minilm: Engine
     assert np.allclose(vectors(minilm, texts[:1])[0], vectors(minilm, texts)[0], atol=1e-5)
 
 
-def test_a_model_of_static_embeddings_stays_with_sentence_transformers(load: Load, tiny_static: Path) -> None:
-    texts = ["the cat sat", "dog", "the mat ."]
+def test_a_precision_can_be_declared(load: Load, tiny_bert: Path) -> None:
+    loaded = load(tiny_bert, engine="torch", dtype="bfloat16")
+    computed, exact = vectors(loaded, TEXTS), tiny_models.vectors(tiny_bert, TEXTS)
 
-    loaded = load(tiny_static)
-
-    assert loaded.name == "torch-f32"
-    assert [one.total for one in loaded.tokenize(texts)] == [3, 1, 3]
-    assert np.allclose(vectors(loaded, texts), tiny_models.vectors(tiny_static, texts), atol=1e-6)
+    assert loaded.name == "torch-bf16"
+    assert 0.999 < (computed * exact).sum(1).mean() < 1
+    assert not np.allclose(computed, exact, atol=1e-5)
 
 
-def test_a_model_that_cannot_be_exported_says_so_when_asked_to(load: Load, tiny_static: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=r"no plain transformer.*'engine: auto'"):
-        load(tiny_static, engine="openvino")
+@pytest.mark.parametrize(("engine", "dtype"), [("openvino", "float16"), ("onnx", "bfloat16"), ("onnx", "float16")])
+def test_a_precision_that_an_engine_lacks_is_refused(
+    load: Load, tiny_bert: Path, engine: EngineChoice, dtype: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=f"'{engine}' does not compute in '{dtype}'"):
+        load(tiny_bert, engine=engine, dtype=dtype)
+
+
+@pytest.mark.parametrize(("engine", "exports"), [("onnx", 1), ("onnx-int8", 2)])
+def test_an_export_that_rounds_is_checked_on_each_kind_of_processor(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, exports: int
+) -> None:
+    spec = ModelSpec(str(tiny_bert), engine=engine, threads=1)
+    engines.load(spec, cache=tmp_path).close()
+    other = tmp_path / "cpuinfo"
+    other.write_text("model name : another\nflags : none\n")
+    monkeypatch.setattr(choices, "CPU_INFO", other)
+
+    engines.load(spec, cache=tmp_path).close()
+
+    assert len(list(tmp_path.glob("*/model.onnx"))) == exports
+
+
+def test_processors_that_compute_otherwise_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "CPU_INFO", tmp_path / "cpuinfo")
+    kinds = ["model name: A\nflags: sse", "model name: A\nflags: sse avx512_vnni", "CPU part: 0xd0c", "CPU part: 0xd40"]
+
+    told: set[str] = set()
+    for kind in kinds:
+        choices.CPU_INFO.write_text(kind)
+        told.add(choices.processor())
+
+    assert len(told) == len(kinds)
 
 
 def test_auto_remembers_which_engine_was_fastest(load: Load, tiny_bert: Path, tiny_cache: Path) -> None:

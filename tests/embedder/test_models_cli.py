@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ CALLER_KEY = "caller-key"
 def load(spec: ModelSpec, **_: Any) -> Engine:
     if spec.source == "broken":
         raise ModelUnavailable("The model 'broken' is broken.")
-    return LetterEngine()
+    return LetterEngine("rerank" if spec.source == "reranker" else "dense")
 
 
 @pytest.fixture
@@ -63,6 +64,15 @@ def test_the_commands_change_what_is_served(address: str, file: Path) -> None:
         "models:\n  - name: a\n    enabled: false\n"
         "  - name: b\n    aliases:\n      - c\n    truncate: refuse\n    replicas: 2\n"
     )
+
+
+def test_a_disabled_model_is_enabled_again(address: str, file: Path) -> None:
+    models(address, "disable", "a")
+    enabled = models(address, "enable", "a")
+
+    assert (enabled.returncode, enabled.stdout) == (0, "a is ready\n")
+    assert httpx.get(f"{address}/ready").json()["models"] == {"a": "ready"}
+    assert file.read_text() == "models:\n  - name: a\n"
 
 
 def test_a_removed_model_is_gone(address: str, file: Path) -> None:
@@ -162,6 +172,55 @@ def test_a_taken_name_is_a_409(admin: httpx.Client) -> None:
     response = admin.post("/admin/models", json={"name": "a"})
 
     assert (response.status_code, response.json()["error"]["code"]) == (409, "conflict")
+
+
+def test_readiness_waits_for_the_models(file: Path, wait_until: Callable[[Callable[[], bool]], None]) -> None:
+    free = threading.Event()
+
+    def load_when_free(spec: ModelSpec, **_: Any) -> Engine:
+        free.wait()
+        return load(spec)
+
+    app = create_app(HermeticSettings(config=file), load=load_when_free)
+    with served(app) as address, httpx.Client(base_url=address) as http:
+        loading = http.get("/ready")
+        free.set()
+        wait_until(lambda: http.get("/ready").is_success)
+
+        assert (loading.status_code, loading.json()["models"]) == (503, {"a": "loading"})
+        assert http.get("/ready").json()["status"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"engine": "openvino", "dtype": "float16"}, "engine 'openvino' has no dtype 'float16'"),
+        ({"engine": "onnx", "dtype": "bfloat16"}, "engine 'onnx' has no dtype 'bfloat16'"),
+        ({"engine": "onnx-int8", "dtype": "float32"}, "engine 'onnx-int8' has no dtype 'float32'"),
+        ({"engine": "onnx", "device": "cuda"}, "engine 'onnx' runs on the CPU"),
+        ({"kind": "http", "url": "http://b", "truncate": "refuse"}, "truncate cannot be set for kind 'http'"),
+        ({"kind": "http", "url": "http://b", "max_batch_tokens": 9}, "max_batch_tokens cannot be set for kind 'http'"),
+        ({"kind": "rerank", "query_prompt": "q"}, "query_prompt cannot be set for kind 'rerank'"),
+        ({"kind": "sparse", "matryoshka": True}, "matryoshka cannot be set for kind 'sparse'"),
+        ({"activation": "sigmoid"}, "activation cannot be set for kind 'dense', which the model 'b' is"),
+    ],
+)
+def test_what_a_model_could_not_heed_is_refused(admin: httpx.Client, fields: dict[str, Any], says: str) -> None:
+    response = admin.post("/admin/models", json={"name": "b", **fields})
+
+    assert response.status_code == 400
+    assert says in response.json()["error"]["message"]
+    assert admin.get("/ready").json()["models"] == {"a": "ready"}
+
+
+def test_a_change_that_a_model_cannot_heed_is_told_until_it_is_undone(admin: httpx.Client) -> None:
+    admin.post("/admin/models", json={"name": "reranker"})
+    told = admin.patch("/admin/models/reranker", json={"query_prompt": "q", "passage_prompt": "p"}).json()
+    undone = admin.patch("/admin/models/reranker", json={"query_prompt": None, "passage_prompt": None}).json()
+
+    assert told["state"] == undone["state"] == "ready"
+    assert told["error"].startswith("query_prompt, passage_prompt cannot be set for kind 'rerank'")
+    assert undone["error"] is None
 
 
 def test_readiness_waits_for_no_model_that_failed(admin: httpx.Client, file: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from embedder.engines import Engine, ModelSpec
 from embedder.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, QueueFull, Unready
 from embedder.pool import Pool
-from embedder.registry import Declaration
+from embedder.registry import Declaration, Registry
 from tests.embedder.conftest import HermeticSettings
 from tests.embedder.letter_engine import LetterEngine
 
@@ -63,8 +63,10 @@ def file(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def pooled(shelf: Shelf, file: Path | None = None, **settings: Any) -> AsyncGenerator[Pool]:
-    pool = Pool(HermeticSettings(config=file, **settings), load=shelf.load, poll_seconds=0.02)
+async def pooled(
+    shelf: Shelf, file: Path | None = None, *, poll_seconds: float = 0.02, **settings: Any
+) -> AsyncGenerator[Pool]:
+    pool = Pool(HermeticSettings(config=file, **settings), load=shelf.load, poll_seconds=poll_seconds)
     await pool.start()
     await pool.has_loaded.wait()
     yield pool
@@ -234,6 +236,28 @@ async def test_an_edit_of_the_file_is_picked_up(shelf: Shelf, file: Path) -> Non
 
         assert [model.declaration.name for model in pool.models] == ["a", "c"]
         assert len(shelf.loaded) == 3
+
+
+async def test_an_edit_just_before_a_change_is_kept_and_served(shelf: Shelf, file: Path) -> None:
+    async with pooled(shelf, file, poll_seconds=DEADLINE_SECONDS) as pool:
+        edit(file, "models:\n  - name: a\n    truncate: refuse\n  - name: c\n")
+        await pool.change("a", aliases=["ay"])
+
+        assert (pool.get_model("ay").declaration.truncate, await ask(pool, "c")) == ("refuse", 3)
+    assert content(file) == "models:\n  - name: a\n    truncate: refuse\n    aliases:\n      - ay\n  - name: c\n"
+
+
+async def test_an_edit_that_nobody_has_read_stays_to_be_read_when_another_model_is_written(file: Path) -> None:
+    registry = Registry(file, otherwise=[])
+    registry.read()
+    registry.put(Declaration(name="c"))
+    assert not registry.has_changed()
+
+    edit(file, "models:\n  - name: edited\n")
+    registry.put(Declaration(name="d"))
+
+    assert registry.has_changed()
+    assert [declaration.name for declaration in registry.read()] == ["edited", "d"]
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,8 @@ def test_pages_of_other_origins_are_let_in_only_when_they_are_named(serve: Serve
 
     allowed = [answer.headers.get("access-control-allow-origin") for answer in answers]
     assert allowed == [None, "https://app.example"]
+    exposed = answers[1].headers["access-control-expose-headers"].split(", ")
+    assert set(exposed) == {"x-request-id", "x-truncated-texts", "retry-after"}
 
 
 def test_a_full_queue_is_a_429_with_retry_after(wait_until: Callable[..., None]) -> None:

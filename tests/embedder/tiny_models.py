@@ -38,23 +38,29 @@ def save_plain(directory: Path, *, architecture: str, **sizes: int) -> Path:
     return directory
 
 
-def save_bert(directory: Path, *, outliers: bool = False) -> Path:
+def save_bert(
+    directory: Path, *, outliers: bool = False, include_prompt: bool = True, own_window: int | None = None
+) -> Path:
     """A dense model with a window of 16 tokens. With outliers, a few great weights leave no room for the others in
-    8 bits.
+    8 bits; a window of its own is one that nobody else can set.
     """
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    body = Transformer(str(save_plain(directory / "plain", architecture="BertModel")), max_seq_length=16)
+    body = Transformer(
+        str(save_plain(directory / "plain", architecture="BertModel")),
+        max_seq_length=16,
+        processing_kwargs={"text": {"max_length": own_window}} if own_window else None,
+    )
     if outliers:
         with torch.no_grad():
             for name, weights in body.named_parameters():
                 if weights.dim() == 2 and "embeddings" not in name:
                     weights[:, 0] = 300.0
     saved = directory / "tiny-bert"
-    SentenceTransformer(modules=[body, Pooling(32)], device="cpu").save(str(saved))
+    SentenceTransformer(modules=[body, Pooling(32, include_prompt=include_prompt)], device="cpu").save(str(saved))
     return saved
 
 
@@ -93,6 +99,19 @@ def save_static(directory: Path) -> Path:
     tokenizer.pre_tokenizer = Whitespace()
     with seeded():
         SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu").save(str(saved))
+    return saved
+
+
+def save_words(directory: Path) -> Path:
+    """The same for whole words, which a tokenizer of sentence-transformers' own tells apart."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
+    from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+
+    saved = directory / "tiny-words"
+    weights = np.random.default_rng(4).normal(size=(len(WORDS), 8)).astype(np.float32)
+    words = WordEmbeddings(WhitespaceTokenizer(WORDS, stop_words=[]), weights)
+    SentenceTransformer(modules=[words, Pooling(8)], device="cpu").save(str(saved))
     return saved
 
 
