@@ -94,6 +94,8 @@ CMD ["litellm", "--config", "/etc/quiver/litellm_config.yaml", "--host", "0.0.0.
 FROM runtime AS lambda
 COPY --from=lambda-packages /opt/quiver /opt/quiver
 COPY --from=quiver /opt/quiver /opt/quiver
+# Lambda looks after its functions; they listen to nobody who could ask.
+HEALTHCHECK NONE
 ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["api.lambda_handler.handler"]
 

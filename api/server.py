@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.app import create_app
 from api.errors import ConfigurationError
 from api.listener import listen
+from api.protocol import Protocol
 from api.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -57,7 +58,7 @@ def _serve(app: "_RememberFailure", listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         log_config=None,
         access_log=False,

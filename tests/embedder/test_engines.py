@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bench.texts import nearest_shared, sentences
 from embedder import engines
 from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, choices, onnx_int8, sources
 from embedder.engines.choices import Choice
@@ -367,3 +368,36 @@ def test_vectors_that_are_not_numbers_are_refused() -> None:
 
 def test_a_vector_of_zeros_stays_one() -> None:
     assert normalized(np.zeros((1, 3), dtype=np.float32)).tolist() == [[0, 0, 0]]
+
+
+@pytest.fixture(scope="session")
+def sentences_and_vectors() -> tuple[list[str], NDArray[np.float32]]:
+    """A thousand sentences, and what sentence-transformers computes of them with the bundled model."""
+    texts = sentences(None)
+    return texts, tiny_models.vectors(sources.bundled(), texts)
+
+
+@pytest.mark.parametrize(
+    ("engine", "mean", "least", "nearest"),
+    [
+        ("onnx", 0.9999, 0.9999, 0.999),
+        ("openvino", 0.9999, 0.9999, 0.999),
+        ("onnx-int8", 0.995, 0.98, 0.9),
+        ("openvino-int8", 0.995, 0.98, 0.9),
+    ],
+)
+def test_the_bundled_models_vectors_are_true(
+    sentences_and_vectors: tuple[list[str], NDArray[np.float32]],
+    cache: Path,
+    engine: EngineChoice,
+    mean: float,
+    least: float,
+    nearest: float,
+) -> None:
+    texts, expected = sentences_and_vectors
+    computed = vectors(engines.load(ModelSpec(engines.BUNDLED_MODEL, engine=engine), cache=cache), texts)
+
+    cosines = (expected * computed).sum(axis=1)
+    assert (len(cosines), computed.dtype) == (1000, np.float32)
+    assert (cosines.mean() >= mean, cosines.min() >= least) == (True, True)
+    assert nearest_shared(expected, computed) >= nearest

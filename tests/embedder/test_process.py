@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -249,3 +250,16 @@ def test_help_teaches() -> None:
     assert done.returncode == 0
     assert "EMBEDDER_MODEL" in done.stdout
     assert "curl" in done.stdout
+
+
+def test_an_exported_model_is_served_without_torch_and_in_little_memory(
+    embedder: subprocess.Popen[str], port: int
+) -> None:
+    answer = httpx.post(f"http://127.0.0.1:{port}/v1/embeddings", content=BODY)
+
+    process = Path("/proc") / str(embedder.pid)
+    peak = re.search(r"^VmHWM:\s+(\d+) kB$", (process / "status").read_text(), re.MULTILINE)
+    assert answer.status_code == 200
+    assert "libtorch" not in (process / "maps").read_text()
+    assert peak is not None
+    assert int(peak[1]) < 400_000
