@@ -16,7 +16,7 @@ def installed(name: str, packages: str) -> Path:
         if not complete.exists() or complete.read_text() != packages:
             shutil.rmtree(directory, ignore_errors=True)
             pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
-            subprocess.run((*pip, "--target", directory, *packages.split()), check=True, capture_output=True)
+            subprocess.run((*pip, "--target", directory, *packages.split()), check=True)
             complete.write_text(packages)
     return directory
 

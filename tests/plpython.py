@@ -100,7 +100,7 @@ def _unpack() -> None:
 def _mirror() -> str:
     """Where the machine's own packages come from, whichever release they are of."""
     command = ["apt-get", "indextargets", "--format=$(REPO_URI)", "Created-By: Packages"]
-    addresses = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    addresses = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     return next(address for address in addresses if address.rstrip("/").endswith("/debian"))
 
 

@@ -89,7 +89,7 @@ def _pgbouncer() -> str:
         if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
             quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
             for command in (["update"], ["install", "--yes", "--no-install-recommends", "pgbouncer"]):
-                subprocess.run(["apt-get", "-qq", *command], env=quiet, capture_output=True, check=True)
+                subprocess.run(["apt-get", "-qq", *command], env=quiet, check=True)
             program = "/usr/sbin/pgbouncer"
     if program is None:
         pytest.skip("PgBouncer is not installed, and only root may install it")

@@ -100,6 +100,6 @@ def test_finding_a_tokenizer_does_not_import_torch() -> None:
         "import sys; from api.tokenizers import tokenizer_for; assert 'bpe_openai' not in sys.modules;"
         "print(tokenizer_for('all-minilm-l6-v2').count('warm bread'), 'torch' in sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    finished = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
 
     assert finished.stdout.split() == ["2", "False"]

@@ -71,7 +71,7 @@ async def deploy(database_url: str) -> None:
 def dump(database_url: str, *, schema: str = "public") -> str:
     """Everything in a schema, as SQL."""
     options = ["--schema-only", "--restrict-key=0", f"--schema={schema}", f"--dbname={database_url}"]
-    return subprocess.run([find_binaries() / "pg_dump", *options], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([find_binaries() / "pg_dump", *options], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def generate_into(directory: Path, schema: str) -> Path:
@@ -217,7 +217,7 @@ async def test_map_in_the_schema_renames_tables_and_columns(tmp_path: Path) -> N
 
 def test_the_queues_migration_is_the_schema_of_the_installed_procrastinate() -> None:
     command = [Path(sys.executable).parent / "procrastinate", "schema", "--read"]
-    schema = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    schema = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     [migration] = [found for found in migrations.read_history() if found.name.endswith("procrastinate")]
 
     assert migration.script.decode().endswith(f"\n\n{schema}")

@@ -297,7 +297,7 @@ def test_an_exported_model_is_loaded_without_torch_or_telemetry(load: Load, tiny
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_bert), str(tiny_cache)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, str(tiny_bert), str(tiny_cache)], stdout=subprocess.PIPE, text=True, check=True
     )
 
     assert done.stdout == "openvino-f32 (1, 32)\n"

@@ -186,7 +186,7 @@ def test_the_request_is_described_in_openapi(http: httpx.Client) -> None:
 def test_the_server_is_importable_without_torch_and_what_else_takes_long() -> None:
     heavy = "{'torch', 'sentence_transformers', 'fastapi', 'bpe_openai', 'ruamel', 'httpx'}"
     program = f"import sys, embedder.server; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
 
     assert done.stdout == "set()\n"
 

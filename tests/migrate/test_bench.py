@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 from bench.migrate import MAX_MEGABYTES
 
@@ -13,7 +14,7 @@ SECONDS = 300
 
 def test_the_bench_compares_every_row_and_bounds_the_memory() -> None:
     command = [sys.executable, "-m", "bench.migrate", "--rows", "12000", "--together"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False).stdout
+    printed = subprocess.run(command, cwd=ROOT, stdout=PIPE, text=True, timeout=SECONDS, check=False).stdout
 
     assert re.search(r"in both tables, equal +12000 +all of them", printed), printed
     megabytes = re.search(r"memory of quiver migrate +(\d+) MB", printed)
