@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=1, help="of the API")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of the API; as many as cores")
     parser.add_argument("--into", type=int, help="the indexed chunks of the store that is inserted into")
     parser.add_argument("--keep", type=Path, help="where the database lies from one run to the next")
     options = parser.parse_args()
@@ -294,7 +294,10 @@ def main() -> None:
         parser.error(f"--chunks must be a multiple of {BATCH * CLIENTS}")
     packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector", "fastapi", "orjson"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
-    print(f"{options.chunks} chunks of {options.dimension} dimensions, seed {generated.SEED}, {CLIENTS} clients")
+    print(
+        f"{options.chunks} chunks of {options.dimension} dimensions, seed {generated.SEED}, {CLIENTS} clients, "
+        f"{options.processes} processes of the API"
+    )
     chunks = make_chunks(options.chunks, options.dimension)
     with (
         tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory,
