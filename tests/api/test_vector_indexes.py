@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from pydantic import TypeAdapter
 
 from api.resources import Resources
-from api.schemas import Filter
+from api.schemas.filters import Filter
 from api.services import vector_indexes
 from api.services.vector_indexes import MAX_SEGMENT_CHUNKS, dropped_segments, renewed_segment
 from api.tables import keyword_search, scope, searches
