@@ -17,11 +17,11 @@ from api.errors import ConfigurationError
 from api.listener import listen
 from api.protocol import Protocol
 from api.settings import Settings
+from api.shared_port import BACKLOG, ConnectionCounts, SharingServer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 GRACE_SECONDS = 10  # requests that are not answered by then are cut off
-BACKLOG = 2048
 GARBAGE_THRESHOLD = 10_000  # objects more, then the young ones are looked through for cycles
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,14 +42,16 @@ def serve(settings: Settings) -> None:
     with listen(settings.host, settings.port, host_setting="HOST", port_setting="PORT") as listener:
         host, port = listener.getsockname()[:2]
         log.info("api_starts", host=host, port=port, processes=settings.api_processes)
+        counts = None
         if settings.api_processes > 1:
-            status = _fork(settings.api_processes)
+            counts = ConnectionCounts(settings.api_processes)
+            status = _fork(settings.api_processes, counts)
             if status is not None:
                 sys.exit(status)
-        _serve(app, listener)
+        _serve(app, listener, counts)
 
 
-def _serve(app: "_RememberFailure", listener: socket.socket) -> None:
+def _serve(app: "_RememberFailure", listener: socket.socket, counts: ConnectionCounts | None) -> None:
     # What the start made stays, and a large batch makes thousands of objects: looking through all of them again and
     # again took a seventh of its time.
     gc.collect()
@@ -68,21 +70,25 @@ def _serve(app: "_RememberFailure", listener: socket.socket) -> None:
         backlog=BACKLOG,
     )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        if counts is None:
+            uvicorn.Server(config).run(sockets=[listener])
+        else:
+            SharingServer(config, listener, counts).run()
     except SystemExit:
         if app.failure is None:
             raise
         raise app.failure from None
 
 
-def _fork(count: int) -> int | None:
+def _fork(count: int, counts: ConnectionCounts) -> int | None:
     """Split into processes. None in each of them; in this one, when all have ended, what the first said that failed."""
     children: list[int] = []
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until there is somebody to pass them on
-    for _ in range(count):
+    for process in range(count):
         pid = os.fork()
         if pid == 0:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            counts.become(process)
             return None
         children.append(pid)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,30 @@ def test_two_processes_serve_one_port_and_end_together(api: Api) -> None:
     assert len(children) == 2
     assert api.process.wait(SECONDS) == 0
     assert not any(child.is_running() for child in children)
+
+
+def test_a_process_with_fewer_connections_gets_the_next_ones(api: Api) -> None:
+    slow, quick = api.children
+    with ExitStack() as clients:
+        slow.suspend()
+        connect(api, clients, 4)
+        assert established(quick) == 4
+        slow.resume()
+        connect(api, clients, 4)
+
+        assert established(slow) >= 3  # another one takes over from who is held up for long
+        assert established(slow) + established(quick) == 8
+
+
+def connect(api: Api, clients: ExitStack, count: int) -> None:
+    """Connections that are kept, each of a client that asked for something."""
+    for _ in range(count):
+        assert clients.enter_context(httpx.Client(timeout=SECONDS)).get(f"{api.url}/health").is_success
+
+
+def established(process: psutil.Process) -> int:
+    """Those of TCP; PostgreSQL's are on a socket of Unix."""
+    return len([one for one in process.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED])
 
 
 def test_when_one_of_the_processes_dies_all_end_with_a_failure(api: Api) -> None:
