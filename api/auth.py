@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.answers import failure
 from api.errors import ApiError, ConfigurationError, Forbidden, InvalidRequest, Unauthenticated
-from api.key_schemas import TENANT, Role
 from api.resources import Resources
+from api.schemas.keys import TENANT, Role
 from api.services import keys
 from api.services.keys import SERVER, Caller, Keyring
 from api.settings import Settings

@@ -4,7 +4,7 @@ import math
 
 from psycopg import sql
 
-from api.schemas import ComparisonFilter, CompoundFilter, Filter, MetadataEquals, Scalar
+from api.schemas.filters import ComparisonFilter, CompoundFilter, Filter, MetadataEquals, Scalar
 from api.wire import dump_json
 
 _ORDER = {"gt": sql.SQL(">"), "gte": sql.SQL(">="), "lt": sql.SQL("<"), "lte": sql.SQL("<=")}

@@ -7,7 +7,7 @@ from typing import Any
 from api.errors import InvalidRequest
 from api.observation import timed
 from api.proxy import Proxy, garbage
-from api.schemas import RANKERS
+from api.schemas.search import RANKERS
 from api.settings import RerankSettings
 
 

@@ -9,7 +9,7 @@ from api.errors import ApiError, ConfigurationError
 from api.observation import current as current_observation
 from api.routes.parameters import opened_in
 from api.routes.vector_stores import search_answer
-from api.schemas import SearchRequest
+from api.schemas.search import SearchRequest
 from api.services import search
 
 BEFORE_ID, AFTER_ID = "/v1/vector_stores/", "/search"

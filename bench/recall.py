@@ -23,7 +23,7 @@ import structlog
 from psycopg import sql
 
 from api.resources import Resources
-from api.schemas import SearchRequest
+from api.schemas.search import SearchRequest
 from api.services import search, vector_indexes
 from api.up.embedded_postgres import EmbeddedPostgres
 from api.vectors import Vectors

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from api.resources import Resources
-from api.schemas import CreateTableSyncRequest
+from api.schemas.table_syncs import CreateTableSyncRequest
 from api.services import table_sync_work, table_syncs
 from api.tables import migrations
 from api.tables import table_syncs as queue

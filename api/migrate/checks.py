@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from api.migrate.records import Record, Reject
-from api.schemas import MAX_METADATA_DEPTH
+from api.schemas.metadata import MAX_METADATA_DEPTH
 from api.tables.chunk_transfer import squared_lengths
 from api.vectors import Vector, Vectors
 

@@ -13,7 +13,8 @@ from api.migrate.checks import Checked
 from api.migrate.records import Record, Reject, StoreSettings
 from api.migrate.target import Interrupted, Kept, Outcome, Prepared, RejectsFile, StoreFacts
 from api.resources import Resources
-from api.schemas import SearchRequest, VectorStore
+from api.schemas.search import SearchRequest
+from api.schemas.vector_stores import VectorStore
 from api.services import search, stores
 from api.settings import Settings
 from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, vector_stores

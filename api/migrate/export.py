@@ -13,7 +13,7 @@ from api.errors import ConfigurationError
 from api.field_mapping import ChunkTable
 from api.migrate.progress import Progress, say
 from api.migrate.sources.parquet import STORE_KEY, pyarrow
-from api.schemas import VectorStore
+from api.schemas.vector_stores import VectorStore
 from api.services import stores
 from api.settings import Settings
 from api.tables import chunk_transfer, migrated_files

@@ -7,11 +7,11 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from api import schemas
 from api.answers import Json, failure
 from api.routes.forms import form_errors, read_form
 from api.routes.parameters import Opened
 from api.routes.ranges import Range, RangeNotSatisfiable, read_range
+from api.schemas.files import PURPOSES, FileDeleted, FileObject, FilePage, FileQuery
 from api.services import files
 
 router = APIRouter(prefix="/files", tags=["Files"])
@@ -23,7 +23,7 @@ FORM: dict[str, Any] = {
     "required": ["file", "purpose"],
     "properties": {
         "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string", "enum": list(schemas.PURPOSES)},
+        "purpose": {"type": "string", "enum": list(PURPOSES)},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
@@ -32,7 +32,7 @@ FORM: dict[str, Any] = {
 
 @router.post(
     "",
-    response_model=schemas.FileObject,
+    response_model=FileObject,
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}},
 )
 async def create_file(request: Request, resources: Opened) -> Response:
@@ -42,17 +42,17 @@ async def create_file(request: Request, resources: Opened) -> Response:
         return Json(await files.create(resources, form))
 
 
-@router.get("", response_model=schemas.FilePage)
-async def list_files(query: Annotated[schemas.FileQuery, Query()], resources: Opened) -> Response:
+@router.get("", response_model=FilePage)
+async def list_files(query: Annotated[FileQuery, Query()], resources: Opened) -> Response:
     return Json(await files.list_page(resources, query))
 
 
-@router.get("/{file_id}", response_model=schemas.FileObject)
+@router.get("/{file_id}", response_model=FileObject)
 async def retrieve_file(file_id: str, resources: Opened) -> Response:
     return Json(await files.get(resources, file_id))
 
 
-@router.delete("/{file_id}", response_model=schemas.FileDeleted)
+@router.delete("/{file_id}", response_model=FileDeleted)
 async def delete_file(file_id: str, resources: Opened) -> Response:
     return Json(await files.delete(resources, file_id))
 

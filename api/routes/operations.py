@@ -3,22 +3,22 @@
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from api import schemas
 from api.answers import Json
 from api.metrics import CONTENT_TYPE
 from api.routes.parameters import Opened
+from api.schemas.operations import Health, Readiness
 from api.services import queue, readiness
 
 router = APIRouter(tags=["Operations"])
 
 
-@router.get("/health", response_model=schemas.Health)
+@router.get("/health", response_model=Health)
 async def health() -> Response:
     """The process runs."""
     return Json({"status": "ok"})
 
 
-@router.get("/ready", response_model=schemas.Readiness, responses={503: {"model": schemas.Readiness}})
+@router.get("/ready", response_model=Readiness, responses={503: {"model": Readiness}})
 async def ready(resources: Opened) -> Response:
     """What a request needs is there; what is not is named."""
     answer = await readiness.check(resources)

@@ -12,7 +12,8 @@ from typing import Any
 
 from api.errors import InvalidRequest, NotFound, QuotaExceeded
 from api.field_mapping import ChunkTable
-from api.schemas import Chunking, ChunkingStrategy, FileStatus, StaticChunkingStrategy, VectorStoreFile
+from api.schemas.chunking_strategies import Chunking, ChunkingStrategy, StaticChunkingStrategy
+from api.schemas.vector_store_files import FileStatus, VectorStoreFile
 from api.tables import file_chunks, files, jobs, vector_store_files, vector_stores
 from api.tables.database import Connection
 from api.tables.vector_store_files import NewFile

@@ -8,15 +8,9 @@ from typing import TypeVar
 from api.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import (
-    CreateEmbeddingRequest,
-    Embedding,
-    EmbeddingBatch,
-    EmbeddingDeleted,
-    EmbeddingPage,
-    PageQuery,
-    VectorStore,
-)
+from api.schemas.embeddings import CreateEmbeddingRequest, Embedding, EmbeddingBatch, EmbeddingDeleted, EmbeddingPage
+from api.schemas.requests import PageQuery
+from api.schemas.vector_stores import VectorStore
 from api.services import idempotency, paging, stores
 from api.tables import chunk_copy, chunks, vector_stores
 from api.tables.chunk_copy import NewChunk

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from api import ids
 from api.errors import NotFound
 from api.resources import Resources
-from api.schemas import CreateFileBatchRequest, FileBatch, VectorStoreFilePage, VectorStoreFileQuery
+from api.schemas.file_batches import CreateFileBatchRequest, FileBatch
+from api.schemas.vector_store_files import VectorStoreFilePage, VectorStoreFileQuery
 from api.services import attachments, idempotency, stores, vector_store_files
 from api.tables import file_batches, vector_stores
 from api.tables.database import Connection

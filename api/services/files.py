@@ -10,7 +10,7 @@ from api import ids
 from api.errors import InternalError, NotFound, RequestTooLarge
 from api.multipart import Part
 from api.resources import Resources
-from api.schemas import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
+from api.schemas.files import CreateFileRequest, FileDeleted, FileObject, FilePage, FileQuery
 from api.services import attachments, idempotency, incoming, paging
 from api.tables import files, scope, uploads
 from api.tables.database import Connection

@@ -21,7 +21,8 @@ from api.chunking import Chunk
 from api.errors import ApiError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
 from api.extraction import ExtractionError, ExtractorFailed
 from api.resources import Resources
-from api.schemas import LastError, VectorStore
+from api.schemas.vector_store_files import LastError
+from api.schemas.vector_stores import VectorStore
 from api.services import stores
 from api.services.spool import Spool
 from api.tables import file_chunks, files, jobs, vector_store_files, vector_stores

@@ -11,9 +11,9 @@ from typing import Any
 
 from api import ids
 from api.errors import ApiError, Forbidden, InvalidRequest, NotFound
-from api.key_schemas import ApiKey, ApiKeyDeleted, ApiKeyPage, CreateApiKeyRequest, Role
 from api.resources import Resources
-from api.schemas import PageQuery
+from api.schemas.keys import ApiKey, ApiKeyDeleted, ApiKeyPage, CreateApiKeyRequest, Role
+from api.schemas.requests import PageQuery
 from api.services import paging
 from api.tables import api_keys, vector_stores
 from api.tables.api_keys import Grant

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from api import ids
 from api.errors import InvalidRequest
-from api.schemas import PageQuery
+from api.schemas.requests import PageQuery
 from api.tables.database import Connection
 from api.tables.keyset import Position
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from api.errors import InvalidRequest, NotFound
 from api.resources import Resources
-from api.schemas import AdoptVectorizerRequest, CreateVectorStoreRequest, TableSync
+from api.schemas.table_syncs import AdoptVectorizerRequest, TableSync
+from api.schemas.vector_stores import CreateVectorStoreRequest
 from api.services import attachments, stores, table_syncs
 from api.tables import pgai, source_tables, vector_stores
 from api.tables import table_syncs as declarations

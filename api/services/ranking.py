@@ -10,7 +10,7 @@ from api import fusion, reranking
 from api.errors import InvalidRequest, ModelUnavailable
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import RANKERS, RankingOptions, SearchRequest
+from api.schemas.search import RANKERS, RankingOptions, SearchRequest
 from api.tables.searches import Match
 
 DEFAULT_CANDIDATES = 50

@@ -8,7 +8,7 @@ import structlog
 
 from api.errors import ApiError, ConfigurationError, DatabaseUnavailable
 from api.resources import Resources
-from api.schemas import Readiness
+from api.schemas.operations import Readiness
 from api.tables import migrations
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

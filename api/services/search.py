@@ -12,7 +12,8 @@ from api import rewriting
 from api.errors import ConfigurationError, DatabaseUnavailable, InvalidRequest, ModelUnavailable, NotFound
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import Filter, SearchRequest, SearchResult, SearchResultsPage
+from api.schemas.filters import Filter
+from api.schemas.search import SearchRequest, SearchResult, SearchResultsPage
 from api.services import ranking, stores
 from api.services.ranking import Answer, Mode, Plan
 from api.sparse import DIMENSION, Weights

@@ -8,19 +8,18 @@ from api import ids
 from api.errors import Forbidden, InvalidRequest, NotFound, QuotaExceeded
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import (
+from api.schemas.requests import PageQuery
+from api.schemas.vector_stores import (
     CreateVectorStoreRequest,
-    PageQuery,
     UpdateVectorStoreRequest,
     VectorStore,
     VectorStoreDeleted,
     VectorStorePage,
 )
+from api.schemas.vectors import MAX_DIMENSION
 from api.services import attachments, idempotency, paging
 from api.tables import chunks, vector_store_files, vector_stores
 from api.tables.database import Connection
-
-MAX_DIMENSION = 16_000  # of pgvector's `vector` and `halfvec`
 
 
 async def create(resources: Resources, request: CreateVectorStoreRequest) -> VectorStore:

@@ -17,7 +17,7 @@ import structlog
 from api import chunking, tokenizers
 from api.errors import ApiError, EmbeddingTimeout, EmbeddingUnavailable, InvalidRequest
 from api.resources import Resources
-from api.schemas import VectorStore
+from api.schemas.vector_stores import VectorStore
 from api.services import stores, table_syncs
 from api.tables import source_tables, synced_chunks, vector_stores
 from api.tables import table_syncs as queue

@@ -10,15 +10,10 @@ from api import ids
 from api.errors import Conflict, InvalidRequest, NotFound
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import (
-    ChunkingStrategy,
-    CreateTableSyncRequest,
-    CreateVectorStoreRequest,
-    PageQuery,
-    TableSync,
-    TableSyncDeleted,
-    TableSyncPage,
-)
+from api.schemas.chunking_strategies import ChunkingStrategy
+from api.schemas.requests import PageQuery
+from api.schemas.table_syncs import CreateTableSyncRequest, TableSync, TableSyncDeleted, TableSyncPage
+from api.schemas.vector_stores import CreateVectorStoreRequest
 from api.services import attachments, idempotency, paging, stores
 from api.tables import source_tables, synced_chunks, table_syncs, vector_stores
 from api.tables.database import Connection

@@ -11,7 +11,7 @@ from api import ids
 from api.errors import InvalidRequest, NotFound, RequestTooLarge
 from api.multipart import Part
 from api.resources import Resources
-from api.schemas import (
+from api.schemas.uploads import (
     AddUploadPartRequest,
     CompleteUploadRequest,
     CreateUploadRequest,

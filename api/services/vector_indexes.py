@@ -11,7 +11,7 @@ import structlog
 
 from api.field_mapping import ChunkTable
 from api.resources import Resources
-from api.schemas import VectorStoreIndex
+from api.schemas.vector_indexes import VectorStoreIndex
 from api.services import stores
 from api.tables import vector_index
 from api.tables.database import Connection

@@ -5,7 +5,7 @@ from functools import partial
 
 from api.errors import NotFound
 from api.resources import Resources
-from api.schemas import (
+from api.schemas.vector_store_files import (
     CreateVectorStoreFileRequest,
     FileContentPage,
     FileContentQuery,

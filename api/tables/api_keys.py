@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Final, Literal, TypedDict, cast
 
-from api.key_schemas import ApiKey, Role
+from api.schemas.keys import ApiKey, Role
 from api.tables import scope
 from api.tables.columns import ApiKeys
 from api.tables.database import Connection

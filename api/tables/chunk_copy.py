@@ -15,7 +15,7 @@ from psycopg.pq import Format
 from api import ids
 from api.errors import Conflict, InvalidRequest
 from api.field_mapping import ChunkTable
-from api.schemas import Embedding
+from api.schemas.embeddings import Embedding
 from api.tables.chunks import is_half, require_typed_id, typed_id
 from api.tables.database import Connection
 from api.vectors import Vectors, packed

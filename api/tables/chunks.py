@@ -10,7 +10,7 @@ from psycopg import sql
 
 from api.errors import InvalidRequest
 from api.field_mapping import ChunkTable, Column
-from api.schemas import Embedding
+from api.schemas.embeddings import Embedding
 from api.tables.database import Connection, Packed
 from api.vectors import Vector, from_stored, pack
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import cast
 
-from api.schemas import FileBatch
+from api.schemas.file_batches import FileBatch
 from api.tables import scope
 from api.tables.columns import VectorStores
 from api.tables.database import Connection

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 from psycopg import sql
 
-from api.schemas import FileObject
+from api.schemas.files import FileObject
 from api.tables import keyset, scope
 from api.tables.columns import Files
 from api.tables.database import Connection

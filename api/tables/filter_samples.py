@@ -12,7 +12,7 @@ from typing import Final
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.schemas import Filter
+from api.schemas.filters import Filter
 from api.tables.chunks import statement_names
 from api.tables.database import Connection
 from api.tables.vector_index import Segment

@@ -18,7 +18,7 @@ from psycopg import AsyncRawCursor, sql
 from psycopg import errors as pg
 
 from api.field_mapping import ChunkTable
-from api.schemas import Filter
+from api.schemas.filters import Filter
 from api.sparse import Weights
 from api.tables import keyword_search, scope, sparse_search, vector_search, vector_stores
 from api.tables.chunks import statement_names, storable, typed_id

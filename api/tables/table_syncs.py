@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from api.errors import Conflict
 from api.field_mapping import ChunkTable
-from api.schemas import Chunking
+from api.schemas.chunking_strategies import Chunking
 from api.tables import keyset, source_tables
 from api.tables.chunks import statement_names
 from api.tables.database import Connection

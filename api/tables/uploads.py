@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, cast
 
-from api.schemas import Upload, UploadPart
+from api.schemas.uploads import Upload, UploadPart
 from api.tables import scope
 from api.tables.columns import Uploads
 from api.tables.database import Connection

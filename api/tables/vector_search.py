@@ -12,7 +12,7 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.filters import FilterCompiler
-from api.schemas import Filter
+from api.schemas.filters import Filter
 from api.tables.chunks import statement_names
 from api.tables.vector_index import Segment, in_segment, indexed_vector
 

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, TypedDict, cast
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from api.schemas import Chunking, FileStatus, LastError, VectorStoreFile
+from api.schemas.chunking_strategies import Chunking
+from api.schemas.vector_store_files import FileStatus, LastError, VectorStoreFile
 from api.tables import keyset, scope
 from api.tables.columns import VectorStores
 from api.tables.database import Connection

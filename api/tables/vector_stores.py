@@ -6,7 +6,8 @@ from typing import Any, Literal, cast
 
 from psycopg.types.json import Jsonb
 
-from api.schemas import FILE_STATUSES, FileStatus, VectorStore
+from api.schemas.vector_store_files import FILE_STATUSES, FileStatus
+from api.schemas.vector_stores import VectorStore
 from api.tables import scope
 from api.tables.columns import VectorStores
 from api.tables.database import Connection

@@ -1,11 +1,12 @@
-"""What goes over the wire about callers' keys."""
+"""`/keys`: what makes a caller's key, and what is told of it."""
 
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypedDict
 
-from api.schemas import Name, Request, Text
+from api.schemas.requests import Request
+from api.schemas.texts import Name, Text
 
 Role = Literal["admin", "write", "read"]
 
