@@ -18,7 +18,7 @@ from embedder.engines.loading import Kept
 from embedder.engines.openvino_session import int8_shape
 from embedder.engines.rows import normalized
 from embedder.engines.torch_models import open_original
-from embedder.engines.trial import choose_engine
+from embedder.engines.trial import choose_engine, chosen
 from embedder.errors import ModelUnavailable
 from tests.embedder import tiny_models
 from tests.embedder.conftest import Load, vectors
@@ -230,6 +230,13 @@ def test_auto_remembers_which_engine_was_fastest(load: Load, tiny_bert: Path, ti
 
     assert first.name == second.name
     assert list(tiny_cache.glob("tiny-bert-auto-*/choice.json"))
+
+
+@pytest.mark.parametrize(("seconds", "winner"), [(0.95, "onnx-f32"), (0.85, "openvino-f32")])
+def test_auto_takes_openvino_where_it_is_clearly_faster(seconds: float, winner: str) -> None:
+    taken = {Choice("openvino", "float32"): seconds, Choice("onnx", "float32"): 1.0, Choice("torch", "float32"): 0.7}
+
+    assert chosen(taken).name == winner
 
 
 @pytest.mark.parametrize("engine", IN_8_BITS)
