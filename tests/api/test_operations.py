@@ -270,8 +270,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
 async def test_a_server_that_is_asked_to_stop_answers_what_it_was_asked_before(
-    settings: dict[str, Any], embedder: FakeEmbedder, openai: AsyncOpenAI, tmp_path: Path
+    settings: dict[str, Any], embedder: FakeEmbedder, openai: AsyncOpenAI, tmp_path: Path, processes: str
 ) -> None:
     store = await openai.vector_stores.create()
     port = free_port()
@@ -280,6 +281,7 @@ async def test_a_server_that_is_asked_to_stop_answers_what_it_was_asked_before(
         "SERVER_API_KEY": KEY,
         "EMBEDDING__BASE_URL": embedder.base_url,
         "PORT": str(port),
+        "API_PROCESSES": processes,
     }
     embedder.delay_seconds = 1
     command = [sys.executable, "-m", "api.cli", "api"]
