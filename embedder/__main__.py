@@ -115,7 +115,6 @@ async def run_on(bound: socket.socket, settings: Settings) -> None:
             log_config=None,
             access_log=False,
             proxy_headers=False,  # nothing here asks for the caller's address
-            ws="none",
             timeout_graceful_shutdown=settings.shutdown_seconds,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
