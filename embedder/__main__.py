@@ -26,6 +26,7 @@ from embedder.settings import Settings
 from embedder.tracing import tracer_provider
 
 MISCONFIGURED = 2  # the exit status when the embedder cannot start as it is configured
+GARBAGE_OBJECTS = 20_000  # new ones before the collector looks; at Python's 700 it looks every seventh request
 KEEP_ALIVE_SECONDS = 75  # longer than callers keep idle connections: else one may be closed as a request comes
 
 log = structlog.get_logger()
@@ -104,6 +105,7 @@ class Server(uvicorn.Server):
 async def run_on(bound: socket.socket, settings: Settings) -> None:
     metrics = Metrics()
     async with tracer_provider() as provider, opened(settings, metrics) as pool:
+        gc.set_threshold(GARBAGE_OBJECTS)
         gc.freeze()  # what was imported stays; walking over it costs a second at exit, and pauses before
         app = assemble(settings, metrics, provider=provider)
         app.state.service = Service(settings, pool, metrics)
@@ -112,6 +114,7 @@ async def run_on(bound: socket.socket, settings: Settings) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nothing here asks for the caller's address
             timeout_graceful_shutdown=settings.shutdown_seconds,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )

@@ -26,6 +26,7 @@ class Metrics:
             f"{PREFIX}request_seconds", "How long a request took.", ["path"], buckets=SECONDS, registry=self.registry
         )
         self._by_path: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._by_model: dict[str, tuple[Counter, Counter, Counter, Histogram, Histogram]] = {}
         self._texts = Counter(f"{PREFIX}texts", "Texts computed.", ["model"], registry=self.registry)
         self._tokens = Counter(f"{PREFIX}tokens", "Tokens computed.", ["model"], registry=self.registry)
         self._padded = Counter(
@@ -50,11 +51,21 @@ class Metrics:
         counters[1].observe(seconds)
 
     def count_batch(self, model: str, batch: BatchReport) -> None:
-        self._texts.labels(model).inc(batch.texts)
-        self._tokens.labels(model).inc(batch.tokens)
-        self._padded.labels(model).inc(batch.padded_tokens)
-        self._batch_texts.labels(model).observe(batch.texts)
-        self._batch_seconds.labels(model).observe(batch.seconds)
+        counters = self._by_model.get(model)
+        if counters is None:
+            counters = self._by_model[model] = (
+                self._texts.labels(model),
+                self._tokens.labels(model),
+                self._padded.labels(model),
+                self._batch_texts.labels(model),
+                self._batch_seconds.labels(model),
+            )
+        texts, tokens, padded, batch_texts, batch_seconds = counters
+        texts.inc(batch.texts)
+        tokens.inc(batch.tokens)
+        padded.inc(batch.padded_tokens)
+        batch_texts.observe(batch.texts)
+        batch_seconds.observe(batch.seconds)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

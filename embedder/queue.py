@@ -8,7 +8,8 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
+from operator import attrgetter, neg
 
 from embedder.admission import Backlog
 from embedder.engines import Shape, Tokens, as_asked
@@ -16,6 +17,8 @@ from embedder.engines import Shape, Tokens, as_asked
 PATIENCE = 8
 # A batch costs about as much to begin as this many tokens cost to compute: up to it, padding is the cheaper way.
 BATCH_OVERHEAD_TOKENS = 32
+
+_length, _remaining = attrgetter("length"), attrgetter("remaining_tokens")
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +43,8 @@ class Job:
         self.remaining_tokens = 0
 
     def between(self, shortest: int, longest: int) -> Sequence[Entry]:
+        if len(self.waiting) == 1:  # as of most requests: looked at for each of them, at each batch
+            return self.waiting if shortest <= self.waiting[0].length <= longest else ()
         start = bisect_left(self.waiting, shortest, key=_length)
         return self.waiting[start : bisect_right(self.waiting, longest, key=_length)]
 
@@ -125,24 +130,26 @@ class Queue:
 
     def _densest(self, first: Entry, others: Sequence[Entry]) -> list[Entry]:
         """The batch of this entry and any of the others that computes most tokens for its cost, padding included."""
-        best = (self._density(first.length, 1, first.length), first.length, 1)
-        for longest in {first.length, *(entry.length for entry in others if entry.length > first.length)}:
-            tokens = first.length
-            fitting = (entry for entry in others if entry.length <= longest)
-            for texts, entry in enumerate(islice(fitting, self._max_batch_texts - 1), 2):
-                tokens += entry.length
-                density = self._density(tokens, texts, longest)
-                if not density:
+        lengths = [entry.length for entry in others]  # the longest first
+        tokens_before = [0, *accumulate(lengths)]
+        rows, columns = self._shape(1, first.length)
+        best = (first.length / (rows * columns + BATCH_OVERHEAD_TOKENS), first.length, 1)
+        for longest in {first.length, *(length for length in lengths if length > first.length)}:
+            start = bisect_left(lengths, -longest, key=neg)  # the first that fits
+            most = min(1 + len(lengths) - start, self._max_batch_texts)
+            texts, density, columns = 1, 0.0, 0
+            # Another text makes a batch denser only while it fills more of its row than the batch does of its own.
+            while texts < most and lengths[start + texts - 1] >= density * columns:
+                rows, columns = self._shape(texts + 1, longest)
+                if rows * columns > self._max_batch_tokens:
                     break
+                texts = min(rows, most)  # as many as are computed anyway
+                tokens = first.length + tokens_before[start + texts - 1] - tokens_before[start]
+                density = tokens / (rows * columns + BATCH_OVERHEAD_TOKENS)
                 best = max(best, (density, longest, texts))
         _, longest, texts = best
-        return [first, *islice((entry for entry in others if entry.length <= longest), texts - 1)]
-
-    def _density(self, tokens: int, texts: int, longest: int) -> float:
-        """0 where that is more than may be computed at once."""
-        rows, columns = self._shape(texts, longest)
-        padded = rows * columns
-        return tokens / (padded + BATCH_OVERHEAD_TOKENS) if padded <= self._max_batch_tokens else 0.0
+        start = bisect_left(lengths, -longest, key=neg)
+        return [first, *others[start : start + texts - 1]]
 
     def _choose_leader(self) -> Job:
         self._batches_since_oldest += 1
@@ -174,11 +181,3 @@ class Queue:
             job.remaining_tokens -= entry.length
             if not job.remaining_tokens:
                 self._jobs.pop(job, None)
-
-
-def _length(entry: Entry) -> int:
-    return entry.length
-
-
-def _remaining(job: Job) -> int:
-    return job.remaining_tokens

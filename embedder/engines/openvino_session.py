@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from embedder.engines import Precision, Shape, as_asked
+from embedder.engines import Precision, Shape
 from embedder.engines.rows import Computed
 from embedder.engines.tokenizing import Arrays
 
@@ -31,11 +31,20 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def float_shape(texts: int, longest: int) -> Shape:
+    """One of two numbers of texts in each doubling, so that the kernels of each shape are soon there.
+
+    The queue fills batches to such a number; with texts of short queries' lengths to choose from, it pads no more.
+    """
+    step = 1 << max(0, texts.bit_length() - 2)
+    return -(-texts // step) * step, longest
+
+
 def int8_shape(texts: int, longest: int) -> Shape:
-    """One of few shapes, so that the kernels of each are soon there."""
-    columns = INT8_STEP if longest <= INT8_SHORT else INT8_LONG_STEP
-    rows = 1 << max(0, texts.bit_length() - 2)  # two sizes in each doubling
-    return -(-texts // rows) * rows, -(-longest // columns) * columns
+    """The same, with fewer lengths as well."""
+    rows, _ = float_shape(texts, longest)
+    step = INT8_STEP if longest <= INT8_SHORT else INT8_LONG_STEP
+    return rows, -(-longest // step) * step
 
 
 class OpenVinoSession:
@@ -43,7 +52,7 @@ class OpenVinoSession:
         core = openvino().Core()
         model = core.read_model(directory / GRAPH_FILE)
         self.name = name
-        self.shape = int8_shape if precision == "int8" else as_asked
+        self.shape = int8_shape if precision == "int8" else float_shape
         self._compiled = core.compile_model(
             model,
             "CPU",

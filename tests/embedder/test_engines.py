@@ -15,7 +15,7 @@ from embedder import engines
 from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, choices, onnx_int8, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
-from embedder.engines.openvino_session import int8_shape
+from embedder.engines.openvino_session import float_shape, int8_shape
 from embedder.engines.rows import normalized
 from embedder.engines.torch_models import open_original
 from embedder.engines.trial import choose_engine, chosen
@@ -146,23 +146,25 @@ def test_each_layer_of_an_onnx_model_is_one_operator_for_all_tokens(
     assert operators.count("Shape") < 10
 
 
-def test_in_8_bits_a_batch_that_is_padded_with_texts_gives_the_same_vectors(load: Load, tiny_bert: Path) -> None:
-    loaded = load(tiny_bert, engine="openvino-int8")
+@pytest.mark.parametrize("engine", ["openvino", "openvino-int8"])
+def test_a_batch_that_is_padded_with_texts_gives_the_same_vectors(load: Load, tiny_bert: Path, engine: str) -> None:
+    loaded = load(tiny_bert, engine=engine)
     texts = ["the cat sat", *["dog mat"] * 8]
 
     together = vectors(loaded, texts)
 
-    assert int8_shape(9, 5)[0] > len(together) == 9
+    assert loaded.shape(9, 5)[0] > len(together) == 9
     assert np.allclose(vectors(loaded, texts[:1])[0], together[0], atol=1e-5)
 
 
 @given(st.integers(1, 256), st.integers(1, 512))
-def test_in_8_bits_batches_have_few_shapes_and_hold_what_they_are_asked_to(texts: int, longest: int) -> None:
+def test_openvino_s_batches_have_few_shapes_and_hold_what_they_are_asked_to(texts: int, longest: int) -> None:
     rows, columns = int8_shape(texts, longest)
 
     assert texts <= rows <= texts * 3 / 2
     assert longest <= columns < longest + 16
     assert int8_shape(rows, columns) == (rows, columns)
+    assert float_shape(texts, longest) == (rows, longest)
 
 
 def test_rows_stay_what_they_are_when_the_engine_runs_again(load: Load, tiny_bert: Path) -> None:

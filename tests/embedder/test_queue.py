@@ -1,13 +1,15 @@
 """The queue alone, as a model's thread and the event loop see it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.engines import Tokens
-from embedder.engines.openvino_session import int8_shape
-from embedder.queue import PATIENCE, Entry, Job, Queue
+from embedder.engines import Shape, Tokens, as_asked
+from embedder.engines.openvino_session import float_shape, int8_shape
+from embedder.queue import BATCH_OVERHEAD_TOKENS, PATIENCE, Entry, Job, Queue
+
+Shaping = Callable[[int, int], Shape]
 
 lengths = st.lists(st.integers(1, 300), min_size=1, max_size=30)
 
@@ -38,6 +40,11 @@ def taken(queue: Queue) -> list[list[Entry]]:
 
 def padded(batch: list[Entry]) -> int:
     return len(batch) * max(entry.length for entry in batch)
+
+
+def density(texts: list[int], shape: Shaping) -> float:
+    rows, columns = shape(len(texts), max(texts))
+    return sum(texts) / (rows * columns + BATCH_OVERHEAD_TOKENS) if rows * columns <= 512 else 0
 
 
 @given(st.lists(lengths, min_size=1, max_size=8), st.integers(1, 1000), st.integers(1, 64))
@@ -73,6 +80,21 @@ def test_queries_that_wait_together_are_computed_with_little_padding() -> None:
 
     assert sum(map(padded, batches)) < 1.12 * sum(entry.length for batch in batches for entry in batch)
     assert len(batches) <= 6
+
+
+@given(st.lists(st.integers(16, 24), min_size=1, max_size=40), st.sampled_from([as_asked, float_shape, int8_shape]))
+@settings(deadline=None)
+def test_a_batch_is_the_densest_that_the_shortest_text_can_be_in(waiting: list[int], shape: Shaping) -> None:
+    queue = Queue(max_batch_tokens=512, max_batch_texts=1000, shape=shape)
+    for length in waiting:
+        put(queue, [length])
+    first, *others = sorted(waiting)
+    fitting = [[length for length in reversed(others) if length <= longest] for longest in waiting]
+    possible = [[first, *some[:number]] for some in fitting for number in range(len(some) + 1)]
+
+    batch = [entry.length for entry in queue.take()]
+
+    assert density(batch, shape) == max(density(texts, shape) for texts in possible)
 
 
 @given(lengths, st.integers(1, 1000))
