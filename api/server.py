@@ -42,16 +42,15 @@ def serve(settings: Settings) -> None:
     with listen(settings.host, settings.port, host_setting="HOST", port_setting="PORT") as listener:
         host, port = listener.getsockname()[:2]
         log.info("api_starts", host=host, port=port, processes=settings.api_processes)
-        counts = None
+        counts = ConnectionCounts(settings.api_processes)
         if settings.api_processes > 1:
-            counts = ConnectionCounts(settings.api_processes)
             status = _fork(settings.api_processes, counts)
             if status is not None:
                 sys.exit(status)
         _serve(app, listener, counts)
 
 
-def _serve(app: "_RememberFailure", listener: socket.socket, counts: ConnectionCounts | None) -> None:
+def _serve(app: "_RememberFailure", listener: socket.socket, counts: ConnectionCounts) -> None:
     # What the start made stays, and a large batch makes thousands of objects: looking through all of them again and
     # again took a seventh of its time.
     gc.collect()
@@ -70,10 +69,7 @@ def _serve(app: "_RememberFailure", listener: socket.socket, counts: ConnectionC
         backlog=BACKLOG,
     )
     try:
-        if counts is None:
-            uvicorn.Server(config).run(sockets=[listener])
-        else:
-            SharingServer(config, listener, counts).run()
+        SharingServer(config, listener, counts).run()
     except SystemExit:
         if app.failure is None:
             raise

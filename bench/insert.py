@@ -13,7 +13,6 @@ import asyncio
 import http.client
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -292,8 +290,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.chunks % (BATCH * CLIENTS):
         parser.error(f"--chunks must be a multiple of {BATCH * CLIENTS}")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector", "fastapi", "orjson"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    stack.print_machine("psycopg", "pgvector", "fastapi", "orjson")
     print(
         f"{options.chunks} chunks of {options.dimension} dimensions, seed {generated.SEED}, {CLIENTS} clients, "
         f"{options.processes} processes of the API"

@@ -13,7 +13,6 @@ import gzip
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from api.services import keywords
 from api.settings import EmbeddingSettings, Settings
 from api.tables import migrations
 from api.up.embedded_postgres import EmbeddedPostgres
+from bench import stack
 from tests.processes import free_port
 
 KEY = "sk-bench-0123456789abcdef"
@@ -282,9 +282,7 @@ def main() -> None:
     directories = sorted(path.parent for path in data.glob("*/qrels.tsv"))
     if not directories:
         raise SystemExit(f"There is no set in {data}: DIRECTORY/NAME/qrels.tsv")
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, bm25s {bm25s.__version__}"
-    )
+    stack.print_machine("psycopg", "pgvector", "bm25s")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     asyncio.run(measure(directories, arguments.cache))
 

@@ -8,13 +8,10 @@ nobody else asking, behind the API's routes.
 
 import argparse
 import asyncio
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -173,8 +170,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
-    packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    stack.print_machine("psycopg", "pgvector")
     print(f"seed {generated.SEED}, {options.chunks} chunks of {options.dimension} dimensions")
     with stack.postgres(None) as postgres:
         asyncio.run(run(postgres, options))

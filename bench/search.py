@@ -8,10 +8,7 @@ Everything runs on the same cores, servers and clients alike. Ratios are of one 
 import argparse
 import asyncio
 import base64
-import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +151,7 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="where the database lies from one run to the next")
     options = parser.parse_args()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("psycopg", "pgvector", "fastapi", "uvicorn"))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}")
+    stack.print_machine("psycopg", "pgvector", "fastapi", "uvicorn")
     print(f"seed {generated.SEED}, {options.dimension} dimensions")
     with stack.postgres(options.keep) as postgres:
         for part in options.parts.split(","):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import platform
 import statistics
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import psycopg
 
 from api.resources import Resources
 from api.services import keywords, vector_indexes
@@ -89,6 +92,11 @@ async def resources(postgres: EmbeddedPostgres) -> AsyncGenerator[Resources]:
         yield opened
 
 
+def print_machine(*packages: str) -> None:
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
+
+
 @contextmanager
 def postgres(kept: Path | None) -> Generator[EmbeddedPostgres]:
     """A server; `kept` is where its data lie from one run to the next."""
@@ -96,7 +104,14 @@ def postgres(kept: Path | None) -> Generator[EmbeddedPostgres]:
         tempfile.TemporaryDirectory(prefix="quiver-bench-") as directory,
         EmbeddedPostgres((kept or Path(directory)) / "data") as server,
     ):
+        with psycopg.connect(server.url) as connection:
+            print("PostgreSQL {}, shared_buffers {}, huge pages {}".format(*_show(connection)))
         yield server
+
+
+def _show(connection: psycopg.Connection) -> list[str]:
+    names = ("server_version", "shared_buffers", "huge_pages_status")
+    return [connection.execute(f"SHOW {name}").fetchone()[0] for name in names]
 
 
 async def fill(
