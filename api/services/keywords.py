@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 from api.resources import Resources
+from api.services import lagging_indexes
 from api.tables import keyword_index
 from api.tables.keyword_index import Behind, Segment
 
@@ -51,19 +52,7 @@ async def index(resources: Resources, *, seconds: float) -> int:
 
 async def sweep(resources: Resources) -> None:
     """Forget the chunks that are gone, and the indexes of stores that are."""
-    table = await resources.database.chunk_table()
-    if not table.has_seq:
-        return
-    async with resources.database.connection() as connection:
-        orphaned = await keyword_index.list_orphaned(connection)
-        kept = set(await keyword_index.list_stores(connection)) - set(orphaned)
-    for id in orphaned:
-        async with resources.database.transaction(is_long=True) as connection:
-            await keyword_index.clear(connection, id)
-    for id in sorted(kept):
-        async with resources.database.transaction(is_long=True) as connection:
-            if await keyword_index.claim(connection, id) is not None:
-                await keyword_index.forget_deleted(connection, table, id)
+    for id in await lagging_indexes.sweep(resources, keyword_index.TABLES, keyword_index.forget_deleted):
         await _merge(resources, id)
 
 
@@ -76,7 +65,7 @@ async def _advance(resources: Resources, behind: Behind) -> int | None:
         if progress is None:
             return None
         if progress["language"] != behind["language"]:  # begun anew with the next batch
-            await keyword_index.clear(connection, id)
+            await keyword_index.TABLES.clear(connection, id)
             return 0
         if progress["is_adopted"] and not progress["is_settled"]:
             return None

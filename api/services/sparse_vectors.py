@@ -7,6 +7,7 @@ import structlog
 
 from api.errors import InvalidRequest
 from api.resources import Resources
+from api.services import lagging_indexes
 from api.sparse import SparseModel, Weights
 from api.tables import sparse_index
 from api.tables.sparse_index import Unweighed
@@ -48,19 +49,7 @@ async def fill(resources: Resources, *, seconds: float) -> int:
 
 async def sweep(resources: Resources) -> None:
     """Forget the vectors of chunks that are gone, and of stores that are."""
-    table = await resources.database.chunk_table()
-    if not table.has_seq:
-        return
-    async with resources.database.connection() as connection:
-        orphaned = await sparse_index.list_orphaned(connection)
-        kept = set(await sparse_index.list_stores(connection)) - set(orphaned)
-    for id in orphaned:
-        async with resources.database.transaction(is_long=True) as connection:
-            await sparse_index.clear(connection, id)
-    for id in sorted(kept):
-        async with resources.database.transaction(is_long=True) as connection:
-            if await sparse_index.claim(connection, id):
-                await sparse_index.forget_deleted(connection, table, id)
+    await lagging_indexes.sweep(resources, sparse_index.TABLES, sparse_index.forget_deleted)
 
 
 async def _advance(resources: Resources, model: SparseModel, id: str) -> int | None:
@@ -72,7 +61,7 @@ async def _advance(resources: Resources, model: SparseModel, id: str) -> int | N
             return None
         if progress["model"] != model.name:  # begun anew with the next batch
             async with connection.transaction():
-                await sparse_index.clear(connection, id)
+                await sparse_index.TABLES.clear(connection, id)
             return 0
         if progress["is_adopted"] and not progress["is_settled"]:
             return None

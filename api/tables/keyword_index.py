@@ -9,32 +9,20 @@ from typing import Final, TypedDict, cast
 from psycopg import sql
 
 from api.field_mapping import ChunkTable
-from api.tables.chunks import id_type, statement_names
+from api.tables.chunks import statement_names
 from api.tables.database import Connection
-from api.tables.settling import IS_SETTLED, Place, advanced, following, settle
+from api.tables.lagging_index import IS_SETTLED, LaggingIndex, Place, advanced, following, forgetting
 
 # PostgreSQL makes no tsvector of more than 1 MiB; a text in which every character has four bytes stays below that.
 MAX_CHARACTERS: Final = 250_000
+
+TABLES: Final = LaggingIndex("keyword_stores", ("keyword_chunks", "keyword_segments", "keyword_postings"))
 
 # A store may name a text search configuration of PostgreSQL in its metadata.
 LANGUAGE = """
 coalesce((SELECT cfgname::text FROM pg_ts_config
           WHERE pg_ts_config_is_visible(oid) AND cfgname = lower(store.metadata ->> 'language')), %(language)s)
 """
-
-LIST_BEHIND = f"""
-SELECT store.id AS vector_store_id, {LANGUAGE} AS language
-FROM vector_stores AS store
-LEFT JOIN keyword_stores AS indexed ON indexed.vector_store_id = store.id
-WHERE store.status <> 'expired' AND store.embedding_dimension IS NOT NULL
-  AND (indexed.vector_store_id IS NULL
-       OR NOT indexed.is_adopted
-       OR indexed.settling_seq IS NOT NULL
-       OR indexed.language <> {LANGUAGE}
-       OR EXISTS (SELECT FROM {{table}}
-                  WHERE {{table}}.{{vector_store_id}} = store.id AND {{table}}.seq > indexed.indexed_seq))
-ORDER BY store.id
-"""  # noqa: S608  # only constants of this file are put together
 
 START = """
 INSERT INTO keyword_stores (vector_store_id, language) VALUES (%(store)s, %(language)s) ON CONFLICT DO NOTHING
@@ -151,12 +139,7 @@ OF_SEGMENT = "min({column}) FILTER (WHERE segment = {segment})"
 
 FORGET_DELETED = """
 WITH deleted AS (
-    DELETE FROM keyword_chunks AS placed
-    WHERE placed.vector_store_id = {store}
-      AND NOT EXISTS (SELECT FROM {table}
-                      WHERE {table}.{vector_store_id} = {store} AND {table}.{id} = placed.chunk_id::{id_type}
-                        AND {table}.seq IS NOT DISTINCT FROM placed.seq)
-    RETURNING number
+    DELETE FROM keyword_chunks AS placed WHERE placed.vector_store_id = {store} AND {is_gone} RETURNING number
 )
 UPDATE keyword_segments SET deleted_count = deleted_count + counted.chunks
 FROM (SELECT segment, count(*) AS chunks FROM deleted
@@ -164,20 +147,6 @@ FROM (SELECT segment, count(*) AS chunks FROM deleted
       GROUP BY segment) AS counted
 WHERE keyword_segments.vector_store_id = {store} AND keyword_segments.segment = counted.segment
 """
-
-LIST_STORES = "SELECT vector_store_id FROM keyword_stores ORDER BY vector_store_id"
-
-LIST_ORPHANED = """
-SELECT vector_store_id FROM keyword_stores AS indexed
-WHERE NOT EXISTS (SELECT FROM vector_stores WHERE id = indexed.vector_store_id AND status <> 'expired')
-"""
-
-CLEAR = (
-    "DELETE FROM keyword_stores WHERE vector_store_id = %(store)s",
-    "DELETE FROM keyword_chunks WHERE vector_store_id = %(store)s",
-    "DELETE FROM keyword_segments WHERE vector_store_id = %(store)s",
-    "DELETE FROM keyword_postings WHERE vector_store_id = %(store)s",
-)
 
 
 class Behind(TypedDict):
@@ -201,15 +170,20 @@ class Segment(TypedDict):
 
 async def list_behind(connection: Connection, table: ChunkTable, *, language: str) -> list[Behind]:
     """Stores with chunks that are not in their index, and the language that it is to be in."""
-    statement = sql.SQL(LIST_BEHIND).format(table=table.identifier, vector_store_id=table.names["vector_store_id"])
-    return cast("list[Behind]", await (await connection.execute(statement, {"language": language})).fetchall())
+    return await TABLES.list_behind(
+        connection,
+        table,
+        {"language": language},
+        columns=f"store.id AS vector_store_id, {LANGUAGE} AS language",
+        is_outdated=f"indexed.language <> {LANGUAGE}",
+    )
 
 
 async def start(connection: Connection, table: ChunkTable, behind: Behind) -> None:
     """Note how far the next batches may go. Not to be called in a transaction, which would wait for itself."""
     store = behind["vector_store_id"]
     await connection.execute(START, {"store": store, "language": behind["language"]})
-    await settle(connection, table, store, progress=sql.Identifier("keyword_stores"))
+    await TABLES.settle(connection, table, store)
 
 
 async def claim(connection: Connection, vector_store_id: str) -> Progress | None:
@@ -264,19 +238,4 @@ def _one_behind_another(column: str, segments: Sequence[int]) -> sql.Composed:
 
 
 async def forget_deleted(connection: Connection, table: ChunkTable, vector_store_id: str) -> None:
-    statement = sql.SQL(FORGET_DELETED).format(**statement_names(table, vector_store_id), id_type=id_type(table))
-    await connection.execute(statement, {})
-
-
-async def list_stores(connection: Connection) -> list[str]:
-    return [row["vector_store_id"] for row in await (await connection.execute(LIST_STORES)).fetchall()]
-
-
-async def list_orphaned(connection: Connection) -> list[str]:
-    """Stores that have an index and are gone, or have expired."""
-    return [row["vector_store_id"] for row in await (await connection.execute(LIST_ORPHANED)).fetchall()]
-
-
-async def clear(connection: Connection, vector_store_id: str) -> None:
-    for statement in CLEAR:
-        await connection.execute(statement, {"store": vector_store_id})
+    await connection.execute(forgetting(table, vector_store_id, FORGET_DELETED), {})

@@ -11,25 +11,13 @@ from psycopg import sql
 
 from api.field_mapping import ChunkTable
 from api.sparse import DIMENSION, Weights
-from api.tables.chunks import id_type, statement_names
+from api.tables.chunks import statement_names
 from api.tables.database import Connection
-from api.tables.settling import IS_SETTLED, Place, advanced, following, settle
+from api.tables.lagging_index import IS_SETTLED, LaggingIndex, Place, advanced, following, forgetting
 
 MAX_CHARACTERS: Final = 50_000  # of a chunk; no model reads so far
 
-LIST_BEHIND = """
-SELECT store.id AS vector_store_id
-FROM vector_stores AS store
-LEFT JOIN sparse_stores AS indexed ON indexed.vector_store_id = store.id
-WHERE store.status <> 'expired' AND store.embedding_dimension IS NOT NULL
-  AND (indexed.vector_store_id IS NULL
-       OR NOT indexed.is_adopted
-       OR indexed.settling_seq IS NOT NULL
-       OR indexed.model <> %(model)s
-       OR EXISTS (SELECT FROM {table}
-                  WHERE {table}.{vector_store_id} = store.id AND {table}.seq > indexed.indexed_seq))
-ORDER BY store.id
-"""
+TABLES: Final = LaggingIndex("sparse_stores", ("sparse_chunks",))
 
 START = "INSERT INTO sparse_stores (vector_store_id, model) VALUES (%(store)s, %(model)s) ON CONFLICT DO NOTHING"
 
@@ -64,31 +52,12 @@ ON CONFLICT (vector_store_id, chunk_id) DO UPDATE SET seq = excluded.seq, weight
 
 FORGET_DELETED = """
 WITH deleted AS (
-    DELETE FROM sparse_chunks AS placed
-    WHERE placed.vector_store_id = {store}
-      AND NOT EXISTS (SELECT FROM {table}
-                      WHERE {table}.{vector_store_id} = {store} AND {table}.{id} = placed.chunk_id::{id_type}
-                        AND {table}.seq IS NOT DISTINCT FROM placed.seq)
-    RETURNING 1
+    DELETE FROM sparse_chunks AS placed WHERE placed.vector_store_id = {store} AND {is_gone} RETURNING 1
 )
 UPDATE sparse_stores SET chunk_count = (SELECT count(*) FROM sparse_chunks WHERE vector_store_id = {store})
                                      - (SELECT count(*) FROM deleted)
 WHERE vector_store_id = {store}
 """
-
-CLAIM = "SELECT 1 AS found FROM sparse_stores WHERE vector_store_id = %(store)s FOR UPDATE SKIP LOCKED"
-
-LIST_STORES = "SELECT vector_store_id FROM sparse_stores ORDER BY vector_store_id"
-
-LIST_ORPHANED = """
-SELECT vector_store_id FROM sparse_stores AS indexed
-WHERE NOT EXISTS (SELECT FROM vector_stores WHERE id = indexed.vector_store_id AND status <> 'expired')
-"""
-
-CLEAR = (
-    "DELETE FROM sparse_stores WHERE vector_store_id = %(store)s",
-    "DELETE FROM sparse_chunks WHERE vector_store_id = %(store)s",
-)
 
 
 class Progress(Place):
@@ -105,15 +74,20 @@ class Unweighed(TypedDict):
 
 async def list_behind(connection: Connection, table: ChunkTable, *, model: str) -> list[str]:
     """Stores with chunks that have no sparse vector of the model."""
-    statement = sql.SQL(LIST_BEHIND).format(table=table.identifier, vector_store_id=table.names["vector_store_id"])
-    rows = await (await connection.execute(statement, {"model": model})).fetchall()
+    rows = await TABLES.list_behind(
+        connection,
+        table,
+        {"model": model},
+        columns="store.id AS vector_store_id",
+        is_outdated="indexed.model <> %(model)s",
+    )
     return [row["vector_store_id"] for row in rows]
 
 
 async def start(connection: Connection, table: ChunkTable, vector_store_id: str, *, model: str) -> None:
     """Note how far the next batches may go. Not to be called in a transaction, which would wait for itself."""
     await connection.execute(START, {"store": vector_store_id, "model": model})
-    await settle(connection, table, vector_store_id, progress=sql.Identifier("sparse_stores"))
+    await TABLES.settle(connection, table, vector_store_id)
 
 
 async def find(connection: Connection, vector_store_id: str) -> Progress | None:
@@ -162,28 +136,8 @@ async def put(connection: Connection, vector_store_id: str, weighed: Sequence[tu
         await cursor.executemany(PUT, rows)
 
 
-async def claim(connection: Connection, vector_store_id: str) -> bool:
-    """Hold the vectors of a store until the transaction ends. False: somebody else does."""
-    return await (await connection.execute(CLAIM, {"store": vector_store_id})).fetchone() is not None
-
-
 async def forget_deleted(connection: Connection, table: ChunkTable, vector_store_id: str) -> None:
-    statement = sql.SQL(FORGET_DELETED).format(**statement_names(table, vector_store_id), id_type=id_type(table))
-    await connection.execute(statement, {})
-
-
-async def list_stores(connection: Connection) -> list[str]:
-    return [row["vector_store_id"] for row in await (await connection.execute(LIST_STORES)).fetchall()]
-
-
-async def list_orphaned(connection: Connection) -> list[str]:
-    """Stores that have vectors and are gone, or have expired."""
-    return [row["vector_store_id"] for row in await (await connection.execute(LIST_ORPHANED)).fetchall()]
-
-
-async def clear(connection: Connection, vector_store_id: str) -> None:
-    for statement in CLEAR:
-        await connection.execute(statement, {"store": vector_store_id})
+    await connection.execute(forgetting(table, vector_store_id, FORGET_DELETED), {})
 
 
 def storable(weights: Weights) -> SparseVector:
