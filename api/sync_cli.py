@@ -79,6 +79,10 @@ def create(
     Examples: `quiver sync create articles --text title --text body --attribute lang`,
     `quiver sync create kb.notes --template '{title}: {body}' --store vs_123`
     """
+    if bool(text) == bool(template):
+        raise typer.BadParameter(
+            "say what is searched, either by --text COLUMN (several times) or by --template '{title}: {body}'"
+        )
     schema, separator, name = table.rpartition(".")
     body = {
         "table": name,
@@ -141,8 +145,10 @@ def drop(
     url: Url = None,
 ) -> None:
     """Stop watching a table, and take its triggers, its queue and its chunks away. The table itself stays as it is."""
+    store = ask_syncs("GET", id, url=url)["vector_store_id"]
     ask_syncs("DELETE", id, url=url, params={"delete_vector_store": str(delete_store).lower()})
-    typer.echo(f"{id} is dropped")
+    kept = "is deleted as well" if delete_store else "stays, without the table's rows; --delete-store would delete it"
+    typer.echo(f"{id} is dropped; its vector store {store} {kept}")
 
 
 def ask_syncs(method: str, path: str, *, url: str | None, **content: Any) -> dict[str, Any]:

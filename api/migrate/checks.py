@@ -63,10 +63,13 @@ def _flaw(record: Record, limits: Limits) -> str | None:  # noqa: C901  # a list
         return "it has no text"
     if len(content) * 4 > limits.max_text_bytes and len(content.encode(errors="replace")) > limits.max_text_bytes:
         return f"the text is longer than {limits.max_text_bytes} bytes"
-    if "\x00" in content or "\x00" in id:
-        return "the text or the id has the character U+0000, which PostgreSQL cannot store"
-    if not (content.isascii() or _is_unicode(content)) or not (id.isascii() or _is_unicode(id)):
-        return "the text or the id is no Unicode"
+    for text in (content, id, record.file_id, record.filename):
+        if text is not None and "\x00" in text:
+            return "the text or the id has the character U+0000, which PostgreSQL cannot store"
+        if text is not None and not text.isascii() and not _is_unicode(text):
+            return "the text or the id is not in UTF-8"
+    if not isinstance(record.chunking_strategy, dict | None):
+        return "the chunking strategy is no JSON object"
     if record.chunk_index is not None and not 0 <= record.chunk_index < MAX_CHUNK_INDEX:
         return "the chunk index is out of range"
     if limits.needs_vectors:
@@ -78,7 +81,7 @@ def _flaw(record: Record, limits: Limits) -> str | None:  # noqa: C901  # a list
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it has no half of a surrogate pair."""
+    """Whether it has no half of a surrogate pair, and no byte that could not be decoded."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -92,7 +95,7 @@ def _flaw_of_metadata(metadata: Any) -> str | None:
     try:
         dumped = orjson.dumps(metadata)
     except orjson.JSONEncodeError:
-        return "the metadata is no JSON"
+        return "the metadata is no JSON, or not in UTF-8"
     if b"\\u0000" in dumped and _has_nul(metadata):
         return "the metadata has the character U+0000, which PostgreSQL cannot store"
     # Only what has many brackets can be deep.

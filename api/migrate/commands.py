@@ -1,8 +1,10 @@
 """The command lines of `quiver migrate` and `quiver export`. Their work is imported when they run."""
 
 import asyncio
+import sys
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -10,6 +12,8 @@ from api.errors import ConfigurationError
 
 SOURCE, FIELDS, TARGET, WORK = "What is read", "What is what in it", "Where it goes", "How"
 PROBLEMS = 1
+INTERRUPTED = 130  # as shells have it
+T = TypeVar("T")
 
 
 def migrate(
@@ -18,6 +22,7 @@ def migrate(
         typer.Argument(
             help="A file, a directory or an address: postgresql://…, vectors.parquet, docs.snapshot, ./chroma, "
             "http://qdrant:6333.",
+            metavar="SOURCE",
             show_default=False,
         ),
     ],
@@ -86,10 +91,10 @@ def migrate(
         bool, typer.Option("--re-embed", help="Embed the texts anew, with that model.", rich_help_panel=WORK)
     ] = False,
     dimension: Annotated[
-        int | None, typer.Option(help="Dimension of the vectors. [the commonest]", rich_help_panel=WORK)
+        int | None, typer.Option(min=1, help="Dimension of the vectors. [the commonest]", rich_help_panel=WORK)
     ] = None,
     max_text_bytes: Annotated[
-        int | None, typer.Option(help="Longer texts are rejected. [1048576]", rich_help_panel=WORK)
+        int | None, typer.Option(min=1, help="Longer texts are rejected. [1048576]", rich_help_panel=WORK)
     ] = None,
     rejects: Annotated[
         Path | None, typer.Option(help="File for the rows that cannot go.", rich_help_panel=WORK)
@@ -150,13 +155,15 @@ def migrate(
         yes=yes,
     )
     settings = Settings(database_url=database_url) if database_url else Settings()  # pyright: ignore[reportArgumentType]
-    if not asyncio.run(migration.run(options, settings)):
+    if not _run(migration.run(options, settings), interrupted="Start the same command again to go on."):
         raise typer.Exit(PROBLEMS)
 
 
 def export(
-    store: Annotated[str, typer.Argument(help="Id of the store, vs_….", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="File to write: .jsonl or .parquet.", show_default=False)],
+    store: Annotated[str, typer.Argument(help="Id of the store, vs_….", metavar="STORE", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="File to write: .jsonl or .parquet.", metavar="FILE", show_default=False)
+    ],
     database_url: Annotated[str | None, typer.Option(help="Quiver's database. [DATABASE_URL]")] = None,
 ) -> None:
     """Write a store with its texts, vectors and attributes into a file.
@@ -173,4 +180,19 @@ def export(
     settings = Settings(database_url=database_url) if database_url else Settings()  # pyright: ignore[reportArgumentType]
     if settings.database_url is None:
         raise ConfigurationError("Say where the store is: --database-url or DATABASE_URL.")
-    asyncio.run(exporting.export(settings, store, file))
+    _run(exporting.export(settings, store, file), interrupted="Nothing was written.")
+
+
+def _run(work: Coroutine[None, None, T], *, interrupted: str) -> T:
+    """Do the work; what the libraries would log of it goes to standard error, or is said by the error anyway."""
+    import logging
+
+    import structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. {interrupted}", err=True)
+        raise typer.Exit(INTERRUPTED) from None

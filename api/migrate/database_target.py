@@ -17,11 +17,13 @@ from api.schemas.search import SearchRequest
 from api.schemas.vector_stores import VectorStore
 from api.services import search, stores
 from api.settings import Settings
-from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, vector_stores
+from api.tables import chunk_transfer, chunks, migrated_files, migration_checkpoints, migrations, vector_stores
 from api.tables.database import Connection, Database
 from api.tables.migrated_files import MigratedFile
 from api.tables.migration_checkpoints import Checkpoint
 from api.vectors import Vector, Vectors
+
+MOVED_BY_ANOTHER = "Another `quiver migrate` is moving the same rows; let it finish, or stop it."
 
 
 class DatabaseTarget:
@@ -38,9 +40,15 @@ class DatabaseTarget:
         Raises:
             DatabaseUnavailable: there is no connection, or the database is not migrated.
         """
+        assert settings.database_url is not None  # whoever opens it has checked
+        await migrations.status(settings.database_url.get_secret_value())  # which says why there is no connection
         database = Database(settings)
         await database.open()
-        return cls(settings, await database.chunk_table(), database)
+        try:
+            return cls(settings, await database.chunk_table(), database)
+        except BaseException:
+            await database.close()
+            raise
 
     async def close(self) -> None:
         await (self._resources or self._database).close()
@@ -80,6 +88,11 @@ class DatabaseTarget:
     ) -> tuple[Outcome, Checkpoint]:
         async with self._database.transaction(is_long=True) as connection:
             outcome = await self._insert(connection, store, batch) if batch.records else Outcome(0, 0, batch.rejects)
+            # The file belongs to whoever holds the checkpoint.
+            if outcome.rejects and not await migration_checkpoints.hold(
+                connection, checkpoint["id"], before=checkpoint["position"]
+            ):
+                raise Interrupted(MOVED_BY_ANOTHER)
             # The file first: what the checkpoint does not know of is cut off when the migration goes on.
             rejects_bytes = rejects.append(outcome.rejects) if outcome.rejects else checkpoint["rejects_bytes"]
             is_moved = await migration_checkpoints.advance(
@@ -93,7 +106,7 @@ class DatabaseTarget:
                 rejects_bytes=rejects_bytes,
             )
             if not is_moved:  # and the transaction is undone
-                raise Interrupted("Another `quiver migrate` is moving the same rows; let it finish, or stop it.")
+                raise Interrupted(MOVED_BY_ANOTHER)
         return outcome, advanced(checkpoint, batch.position, outcome, rejects_bytes)
 
     async def finish(self, checkpoint: Checkpoint) -> None:
@@ -270,6 +283,7 @@ def advanced(checkpoint: Checkpoint, position: Any, outcome: Outcome, rejects_by
         "rows_skipped": checkpoint["rows_skipped"] + outcome.skipped,
         "rows_rejected": checkpoint["rows_rejected"] + len(outcome.rejects),
         "rejects_bytes": rejects_bytes,
+        "is_finished": False,
     }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from api.embeddings import Embeddings
-from api.errors import InvalidRequest
+from api.errors import EmbeddingUnavailable, InvalidRequest
 from api.migrate.checks import Checked
 from api.migrate.records import Record, Reject
 from api.migrate.target import StoreFacts
@@ -25,7 +25,13 @@ class Embedder:
             EmbeddingUnavailable: the service is away, or has not such vectors.
             EmbeddingTimeout: it took too long.
         """
-        records, parts, rejects = await self._embed(checked.records)
+        try:
+            records, parts, rejects = await self._embed(checked.records)
+        except EmbeddingUnavailable as error:
+            raise EmbeddingUnavailable(
+                f"{error.message} EMBEDDING__BASE_URL and EMBEDDING__API_KEY say where it is; "
+                "start the same command again to go on."
+            ) from error
         if not parts:
             return Checked([], None, [*checked.rejects, *rejects])
         return Checked(records, np.concatenate(parts), [*checked.rejects, *rejects])

@@ -19,7 +19,10 @@ Kind = Literal["text", "vector", "numbers", "json", "number", "boolean", "time",
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "id": ("id", "chunk_id", "node_id", "custom_id", "uuid", "_id", "embedding_id", "point_id", "doc_id", "key"),
     "content": ("content", "text", "document", "page_content", "chunk", "chunk_text", "body", "passage", "contents"),
-    "vector": ("embedding", "vector", "embeddings", "vectors", "vec", "dense", "dense_vector", "values"),
+    "vector": (
+        *("embedding", "vector", "embeddings", "vectors", "vec", "emb", "dense", "dense_vector", "embedding_vector"),
+        *("text_embedding", "content_embedding", "text_vector", "content_vector", "values"),
+    ),
     "metadata": ("metadata", "metadata_", "cmetadata", "attributes", "meta", "payload", "properties"),
     "created_at": ("created_at", "created", "inserted_at"),
     "file_id": ("file_id",),
@@ -46,6 +49,9 @@ OPTIONS: Final = {
     "created_at": "--created-at",
 }
 ATTRIBUTE_KINDS: Final = ("text", "number", "boolean")
+SOLE_KINDS: Final[Mapping[str, Kind]] = {"vector": "numbers", "content": "text", "metadata": "json"}
+VECTOR_ITEMS: Final = 8  # a shorter list of numbers is a vector by its name only
+LEFT_OUT: Final = "left out"
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Fields:
     chunking_strategy: str | None = None
     attributes: tuple[str, ...] = ()  # columns that go into the metadata one by one
     ignores_vectors: bool = False  # the texts are embedded anew
+    left_out: tuple[str, ...] = ()  # columns that go nowhere
 
     @property
     def named(self) -> dict[str, str]:
@@ -73,7 +80,8 @@ class Fields:
     @property
     def shown(self) -> dict[str, str]:
         shown = {"text" if role == "content" else role: name for role, name in self.named.items()}
-        return shown | ({"attributes": ", ".join(self.attributes)} if self.attributes else {})
+        lists = {"attributes": self.attributes, LEFT_OUT: self.left_out}
+        return shown | {what: ", ".join(names) for what, names in lists.items() if names}
 
 
 def guess(columns: Mapping[str, Kind], wanted: Fields, *, what: str) -> Fields:
@@ -97,11 +105,16 @@ def guess(columns: Mapping[str, Kind], wanted: Fields, *, what: str) -> Fields:
     if found.metadata is None and not found.attributes:
         rest = [name for name, kind in columns.items() if kind in ATTRIBUTE_KINDS]
         found = replace(found, attributes=tuple(name for name in rest if name not in found.named.values()))
-    return replace(found, vector=None) if wanted.ignores_vectors else found
+    if wanted.ignores_vectors:
+        found = replace(found, vector=None)
+    read = {*found.named.values(), *found.attributes}
+    read |= {name.partition(".")[0] for name in read if name not in columns}
+    return replace(found, left_out=tuple(name for name in columns if name not in read))
 
 
 def _likeliest(role: str, columns: Mapping[str, Kind], found: Fields) -> str | None:
-    free = {name: kind for name, kind in columns.items() if name not in found.named.values()}
+    taken = {*found.named.values(), *found.attributes}
+    free = {name: kind for name, kind in columns.items() if name not in taken}
     vectors = [name for name, kind in free.items() if kind == "vector"]
     if role == "vector" and len(vectors) == 1:
         return vectors[0]
@@ -110,8 +123,8 @@ def _likeliest(role: str, columns: Mapping[str, Kind], found: Fields) -> str | N
         if name in by_name:
             return by_name[name]
     others = {name for names in NAMES.values() for name in names}
-    of_kind = [name for name, kind in free.items() if kind == KINDS[role][0] and name.lower() not in others]
-    return of_kind[0] if role in ("content", "metadata") and len(of_kind) == 1 else None
+    of_kind = [name for name, kind in free.items() if kind == SOLE_KINDS.get(role) and name.lower() not in others]
+    return of_kind[0] if len(of_kind) == 1 else None
 
 
 def kind_of(value: Any) -> Kind:
@@ -127,21 +140,27 @@ def kind_of(value: Any) -> Kind:
             return "json"
         case list():
             items = cast("list[Any]", value)
-            return "numbers" if items and all(isinstance(item, int | float) for item in items[:8]) else "other"
+            some = items[:VECTOR_ITEMS]
+            is_vector = len(some) == VECTOR_ITEMS and all(isinstance(item, int | float) for item in some)
+            return "numbers" if is_vector and any(isinstance(item, float) for item in items) else "other"
         case _:
             return "other"
 
 
 def read_record(row: Mapping[str, Any], fields: Fields, *, id: str | None = None) -> Record:
     """A row as a record; `id` is for sources whose rows have none."""
+    vector, index, flaw = None, None, None
     try:
-        vector, flaw = read_vector(_at(row, fields.vector)), None
+        vector = read_vector(_at(row, fields.vector))
+        index = read_index(_at(row, fields.chunk_index))
     except ValueError as error:
-        vector, flaw = None, str(error)
+        flaw = str(error)
     metadata = _metadata(row, fields)
     if isinstance(metadata, str):
         flaw = flaw or "the metadata is no JSON object"
-    own_id, content, index = _at(row, fields.id), _at(row, fields.content), _at(row, fields.chunk_index)
+    own_id, content = _at(row, fields.id), _at(row, fields.content)
+    if isinstance(own_id, list | dict) or isinstance(content, list | dict):
+        flaw = flaw or "the id or the text is a list or an object"
     return Record(
         id=id if own_id is None and fields.id is None else _text(own_id),
         content=_text(content),
@@ -150,10 +169,26 @@ def read_record(row: Mapping[str, Any], fields: Fields, *, id: str | None = None
         created_at=read_time(_at(row, fields.created_at)),
         file_id=_text(_at(row, fields.file_id)) or None,
         filename=_text(_at(row, fields.filename)) or None,
-        chunk_index=None if index is None or index == "" else int(index),
-        chunking_strategy=_json(_at(row, fields.chunking_strategy)),
+        chunk_index=index,
+        chunking_strategy=read_json(_at(row, fields.chunking_strategy)),
         flaw=flaw,
     )
+
+
+def read_index(value: Any) -> int | None:
+    """The place of a chunk in its file.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        if (index := int(value)) == float(value):
+            return index
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError("the chunk index is no whole number")
 
 
 def read_time(value: Any) -> datetime | None:
@@ -173,7 +208,7 @@ def read_time(value: Any) -> datetime | None:
 
 
 def _metadata(row: Mapping[str, Any], fields: Fields) -> Any:
-    metadata = _json(_at(row, fields.metadata))
+    metadata = read_json(_at(row, fields.metadata))
     if not fields.attributes:
         return metadata
     if metadata is not None and not isinstance(metadata, dict):
@@ -200,7 +235,8 @@ def _plain(value: Any) -> Any:
             return str(value)
 
 
-def _json(value: Any) -> Any:
+def read_json(value: Any) -> Any:
+    """JSON as a value; a text that is none stays as it is."""
     if not isinstance(value, str):
         return value
     try:

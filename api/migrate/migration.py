@@ -1,6 +1,7 @@
 """`quiver migrate` from beginning to end: look, show, ask, move, verify."""
 
 import hashlib
+import signal
 import sys
 import time
 from collections import Counter
@@ -18,15 +19,17 @@ from api.migrate.api_target import ApiTarget
 from api.migrate.checks import Limits
 from api.migrate.database_target import DatabaseTarget
 from api.migrate.embedding import Embedder
+from api.migrate.fields import LEFT_OUT
 from api.migrate.moving import Move, move
 from api.migrate.options import Options
-from api.migrate.progress import Progress, duration, say
+from api.migrate.progress import Progress, duration, rows_of, say
 from api.migrate.records import Record, Source, StoreSettings, Tally
-from api.migrate.rejects import Rejects
+from api.migrate.rejects import Rejects, check_writable
 from api.migrate.target import StoreFacts, Target
 from api.migrate.trial import try_out
 from api.migrate.verify import Verdict, verify
 from api.settings import Settings
+from api.tables.migration_checkpoints import Checkpoint
 
 SHOWN_CHARACTERS = 60
 SHOWN_ROWS = 3
@@ -89,7 +92,7 @@ class _Migration:
         if dimension is None and not is_embedding:
             dimension = _commonest_dimension(first)
         limits = Limits(dimension, not is_embedding, options.max_text_bytes)
-        self._show(first, total=total, limits=limits, store=store, done=checkpoint["rows_written"] if checkpoint else 0)
+        self._show(first, total=total, limits=limits, store=store, done=_done(checkpoint))
         if options.verify_only:
             if store is None:
                 raise ConfigurationError("Nothing has been migrated from there yet; nothing can be verified.")
@@ -97,6 +100,7 @@ class _Migration:
         if options.dry_run:
             await try_out(source, self._target, limits, total=total)
             return True
+        check_writable(self._rejects_path())
         self._ask()
         store, checkpoint = await self._target.begin(
             self._id,
@@ -106,9 +110,10 @@ class _Migration:
             dimension=dimension,
         )
         limits = replace(limits, dimension=limits.dimension or store.dimension)
-        rejects = Rejects(self._rejects_path(), length=checkpoint["rejects_bytes"])
+        length = None if checkpoint["is_finished"] else checkpoint["rejects_bytes"]
+        rejects = Rejects(self._rejects_path(), length=length)
         started = time.monotonic()
-        done = checkpoint["rows_written"] + checkpoint["rows_skipped"] + checkpoint["rows_rejected"]
+        done = _done(checkpoint)
         async with AsyncExitStack() as stack:
             embed = None
             if is_embedding and options.api_url is None:  # the API embeds by itself
@@ -119,14 +124,16 @@ class _Migration:
             work = Move(source, self._target, store, limits, embed)
             tally = await move(work, checkpoint, rejects, on_progress=progress.show)
         self._report(tally, store, rejects, seconds=time.monotonic() - started, done=done)
-        return await self._verify(store, limits, total) if options.verifies else True
+        is_good = not tally.rejected or tally.written + tally.skipped > 0
+        return is_good and (not options.verifies or await self._verify(store, limits, total))
 
     @property
     def _id(self) -> str:
         """The migration's: the same source, read in the same way, into the same store, is the same migration."""
         options = self._options
         model = options.embedding_model if options.re_embed else None
-        parts = [self._source.identity, self._source.reading, options.store, options.name, options.re_embed, model]
+        reading = {role: name for role, name in self._source.reading.items() if role != LEFT_OUT}
+        parts = [self._source.identity, reading, options.store, options.name, options.re_embed, model]
         return f"mig_{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}"
 
     async def _existing_store(self, of_checkpoint: str | None) -> StoreFacts | None:
@@ -148,23 +155,25 @@ class _Migration:
     def _show(
         self, first: list[Record], *, total: int | None, limits: Limits, store: StoreFacts | None, done: int
     ) -> None:
-        settings = self._settings_of_store()
+        options, settings = self._options, self._settings_of_store()
         model = (store and store.model) or settings.embedding_model or self._settings.embedding.model
 
         def row(name: str, value: str) -> None:
             self._console.print(Text.assemble((f"{name:14} ", "bold"), value))
 
-        rows = "" if total is None else f", {total:,} rows"
+        rows = "" if total is None else f", {rows_of(total)}"
         row("from", f"{self._source.shown}{rows}")
         for role, name in self._source.reading.items():
             row(f"  {role}", name)
         into = f"store {store.id} ({store.name})" if store else f"a new store {settings.name!r}"
         row("into", f"{into}, {self._target.shown}")
-        row("  dimensions", str(limits.dimension or "those of the model"))
+        row(
+            "  dimensions", str(limits.dimension or ("not known yet" if limits.needs_vectors else "those of the model"))
+        )
         row("  model", f"{model}, {'for the questions of searches' if limits.needs_vectors else 'embeds all texts'}")
         row("rejected rows", str(self._rejects_path()))
         if done:
-            row("so far", f"{done:,} rows are there; the migration goes on behind them")
+            row("so far", f"{rows_of(done)} done{'' if options.verify_only else '; the migration goes on behind them'}")
         for record in first[:SHOWN_ROWS]:
             text = " ".join((record.content or "")[: SHOWN_CHARACTERS * 2].split())[:SHOWN_CHARACTERS]
             size = "no vector" if record.vector is None else f"{record.vector.size} numbers"
@@ -179,19 +188,21 @@ class _Migration:
             raise ConfigurationError(
                 "Nobody can be asked whether this is right; say --yes, or --dry-run to look first."
             )
-        if input("Is that right? [y/N] ").strip().lower() not in ("y", "yes"):
+        if _answer("Is that right? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ConfigurationError("Nothing was done. Options name the fields: see quiver migrate --help.")
 
     def _report(self, tally: Tally, store: StoreFacts, rejects: Rejects, *, seconds: float, done: int) -> None:
         rate = (tally.read - done) / max(seconds, 1e-9)
         say(
-            f"{tally.written:,} rows are in store {store.id}, {tally.skipped:,} were there before, "
-            f"{tally.rejected:,} were rejected ({duration(seconds)}, {rate:,.0f} rows a second)."
+            f"Written into store {store.id}: {rows_of(tally.written)}; there before: {tally.skipped:,}; "
+            f"rejected: {tally.rejected:,} ({duration(seconds)}, {rate:,.0f} rows a second)."
         )
         if tally.rejected:
             say(f"The rejected rows are in {rejects.path}, with the reasons:")
             for reason, count in Counter(tally.reasons).most_common(PROBLEMS_SHOWN):
-                say(f"  {count:,} rows: {reason}")
+                say(f"  {rows_of(count)}: {reason}")
+        if tally.rejected and not tally.written + tally.skipped:
+            say("Not one row could go. Options name the fields: see quiver migrate --help.")
 
     async def _verify(self, store: StoreFacts, limits: Limits, total: int | None) -> bool:
         with Progress("Verifying", total=total) as progress:
@@ -201,9 +212,10 @@ class _Migration:
 
 def report_verdict(verdict: Verdict) -> bool:
     if not verdict.problems:
+        searches = f", {verdict.searches} searches agree" if verdict.searches else ""
         say(
-            f"Verified: {verdict.rows:,} rows of the source can go, and all {verdict.looked_up:,} that were looked for "
-            f"are in the store; {verdict.compared:,} rows are equal, {verdict.searches} searches agree."
+            f"Verified: {rows_of(verdict.rows)} of the source can go, and all {verdict.looked_up:,} that were looked "
+            f"for are in the store; {rows_of(verdict.compared)} compared and equal{searches}."
         )
         return True
     say("The verification failed:")
@@ -212,11 +224,28 @@ def report_verdict(verdict: Verdict) -> bool:
     return False
 
 
+def _answer(question: str) -> str:
+    """What is typed; nothing at the end of the input. Ctrl-C counts at once, which asyncio would keep for later."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def _first(source: Source) -> list[Record]:
     async with aclosing(source.read()) as batches:
         async for batch in batches:
             return batch.records
     return []
+
+
+def _done(checkpoint: Checkpoint | None) -> int:
+    if checkpoint is None:
+        return 0
+    return checkpoint["rows_written"] + checkpoint["rows_skipped"] + checkpoint["rows_rejected"]
 
 
 def _commonest_dimension(records: list[Record]) -> int | None:

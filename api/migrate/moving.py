@@ -43,6 +43,7 @@ async def move(work: Move, checkpoint: Checkpoint, rejects: Rejects, *, on_progr
             tally.rejected += len(outcome.rejects)
             count_reasons(tally, outcome.rejects)
             on_progress(tally)
+    rejects.cut()
     await work.target.finish(checkpoint)
     return tally
 

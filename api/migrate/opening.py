@@ -66,6 +66,8 @@ def kind_of(place: str) -> str:
         return "chroma"
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
+    if "://" not in place and not path.exists():
+        raise ConfigurationError(f"There is no file or directory {place!r}.")
     raise ConfigurationError(f"Nothing tells what kind of source {place!r} is; say it with --from: {', '.join(OPEN)}.")
 
 
@@ -117,7 +119,7 @@ async def _open_table(options: SourceOptions, table: str) -> Source:
         wanted=options.fields,
         key=options.key,
         table=table,
-        store=StoreSettings(name=table.rpartition(".")[2].strip('"')),
+        store=StoreSettings(name=postgres.split_name(table)[-1]),
     )
 
 

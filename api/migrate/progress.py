@@ -69,6 +69,10 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
+def rows_of(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
 def duration(seconds: float) -> str:
     whole = round(max(seconds, 0))
     if whole < 60:

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from api.errors import ConfigurationError
 from api.vectors import Vector
 
 # A batch is bounded by its bytes, so that memory does not grow with the dimension.
 BATCH_ROWS = 5000
 BATCH_BYTES = 8 * 1024 * 1024
+NAMES_SHOWN = 10
 
 
 class Record(NamedTuple):
@@ -47,6 +49,16 @@ class StoreSettings:
     metadata: dict[str, str] | None = None
     expires_after_days: int | None = None
     embedding_model: str | None = None
+
+
+def none_found(who_has: str, what: str, wanted: str | None, names: list[str]) -> ConfigurationError:
+    """What to raise where nothing, or nothing that was `wanted`, is found in a place that has some `names`."""
+    if not names:
+        return ConfigurationError(f"{who_has} no {what}.")
+    others = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ConfigurationError(
+        f"{who_has} no {what} {wanted!r}, but {', '.join(map(repr, names[:NAMES_SHOWN]))}{others}."
+    )
 
 
 class Source(Protocol):

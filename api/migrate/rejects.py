@@ -1,5 +1,6 @@
 """The rows that cannot go: JSON Lines, each with the reason, and a source of their own once they are put right."""
 
+import errno
 import math
 import os
 from collections.abc import Sequence
@@ -16,18 +17,14 @@ from api.migrate.records import Record, Reject
 class Rejects:
     """Appends to the file, made at the first row; what a killed run wrote behind the checkpoint is cut off.
 
-    Raises:
-        ConfigurationError: the file cannot be written.
+    `length` is the checkpoint's, None once the migration was through: the file may have been edited since. A shorter
+    file is another one than then, and is appended to.
     """
 
-    def __init__(self, path: Path, *, length: int) -> None:
+    def __init__(self, path: Path, *, length: int | None) -> None:
         self.path = path
-        self._length = length
-        try:
-            if path.exists() and path.stat().st_size > length:
-                os.truncate(path, length)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        size = path.stat().st_size if path.exists() else 0
+        self._length = size if length is None else min(length, size)
 
     def append(self, rejects: Sequence[Reject]) -> int:
         data = b"".join(orjson.dumps(_line(reject)) + b"\n" for reject in rejects)
@@ -42,6 +39,26 @@ class Rejects:
             raise _unwritable(self.path, error) from error
         self._length += len(data)
         return self._length
+
+    def cut(self) -> None:
+        """Cut off what a killed run left, when all is written and nothing was rejected any more."""
+        try:
+            if self.path.is_file() and self.path.stat().st_size > self._length:
+                os.truncate(self.path, self._length)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before anything is done what the first rejected row would be lost by.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
+    is_there = path.exists()
+    if not os.access(path if is_there else path.parent, os.W_OK) or path.is_dir():
+        number = errno.ENOENT if not path.parent.exists() else errno.EISDIR if path.is_dir() else errno.EACCES
+        raise _unwritable(path, OSError(number, os.strerror(number)))
 
 
 def _line(reject: Reject) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from api.migrate.checks import Limits, check
 from api.migrate.moving import count_reasons
-from api.migrate.progress import Progress, duration, say, size
+from api.migrate.progress import Progress, duration, rows_of, say, size
 from api.migrate.records import Source, Tally
 from api.migrate.target import Prepared, StoreFacts, Target
 
@@ -32,11 +32,11 @@ async def try_out(source: Source, target: Target, limits: Limits, *, total: int 
                     await trial.run(target.prepare(StoreFacts("trial", "", None, None), checked, None))
                 progress.show(tally)
                 started = time.monotonic()
-    say(f"{tally.read:,} rows, of which {tally.written:,} can go and {tally.rejected:,} cannot.")
+    say(f"{rows_of(tally.read)}, of which {tally.written:,} can go and {tally.rejected:,} cannot.")
     for reason, count in sorted(tally.reasons.items(), key=lambda item: -item[1]):
-        say(f"  {count:,} rows: {reason}")
+        say(f"  {rows_of(count)}: {reason}")
     if dimensions:
-        say("Dimensions: " + ", ".join(f"{size} ({count:,} rows)" for size, count in sorted(dimensions.items())))
+        say("Dimensions: " + ", ".join(f"{size} ({rows_of(count)})" for size, count in sorted(dimensions.items())))
     if trial.rows:
         seconds = max(reading_seconds, tally.written * trial.seconds / trial.rows)
         taken = size(tally.written * trial.bytes / trial.rows)

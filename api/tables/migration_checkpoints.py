@@ -24,10 +24,17 @@ ON CONFLICT (id) DO UPDATE SET
 RETURNING {CHECKPOINT}
 """  # noqa: S608
 
+# Whoever else would move it waits, and finds that it has been moved.
+HOLD = """
+SELECT id FROM migration_checkpoints
+WHERE id = %(id)s AND position IS NOT DISTINCT FROM %(before)s::jsonb
+FOR NO KEY UPDATE
+"""
+
 # Two who run the same migration cannot both move it from where it was.
 ADVANCE = """
 UPDATE migration_checkpoints SET
-    position = %(position)s, rejects_bytes = %(rejects_bytes)s, updated_at = now(),
+    position = %(position)s, rejects_bytes = %(rejects_bytes)s, updated_at = now(), finished_at = NULL,
     rows_written = rows_written + %(written)s,
     rows_skipped = rows_skipped + %(skipped)s,
     rows_rejected = rows_rejected + %(rejected)s
@@ -59,6 +66,12 @@ async def insert(connection: Connection, id: str, *, vector_store_id: str, sourc
     params = {"id": id, "vector_store_id": vector_store_id, "source": source}
     row = await (await connection.execute(INSERT, params)).fetchone()
     return cast("Checkpoint", row)
+
+
+async def hold(connection: Connection, id: str, *, before: object) -> bool:
+    """Keep others from moving a migration on from the position `before`. False: somebody has done so already."""
+    params = {"id": id, "before": None if before is None else Jsonb(before)}
+    return await (await connection.execute(HOLD, params)).fetchone() is not None
 
 
 async def advance(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -47,7 +48,7 @@ async def test_a_sync_is_created_listed_and_dropped(articles: str, server: Serve
     assert (created[0], listed[0], status[0], dropped[0]) == (0, 0, 0, 0), created[2] + listed[2] + status[2]
     assert id in listed[1]
     assert "the table is being looked through" in status[1]
-    assert dropped[1] == f"{id} is dropped\n"
+    assert re.fullmatch(rf"{id} is dropped; its vector store vs_\w+ is deleted as well\n", dropped[1])
     assert await fetch(articles, "SELECT count(*) FROM vector_stores") == [(0,)]
 
 
@@ -63,6 +64,13 @@ async def test_the_options_of_a_command_do_not_stand_before_it(tmp_path: Path) -
         status, _, complaint = await quiver_sync(*misplaced, port=9, directory=tmp_path)
 
         assert (status, "quiver sync --from-pgai" in complaint) == (2, True), complaint
+
+
+async def test_a_sync_of_no_text_or_of_two_is_refused_with_what_to_say(tmp_path: Path) -> None:
+    for text in ((), ("--text", "a", "--template", "{a}")):
+        status, _, complaint = await quiver_sync("create", "articles", *text, port=9, directory=tmp_path)
+
+        assert (status, "say what is searched, either by" in complaint) == (2, True), complaint
 
 
 async def test_what_the_api_refuses_is_one_sentence(server: Server, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def test_one_collection_can_be_chosen(written: Written, settings: dict[str
     assert await migrate(settings, written.path, collection="few")
 
     assert [row["content"] for row in await query(database, "SELECT content FROM embeddings")] == ["A"]
-    with pytest.raises(ConfigurationError, match="no collection 'dogs' there; it has 'docs', 'few'"):
+    with pytest.raises(ConfigurationError, match="no collection 'dogs', but 'docs', 'few'"):
         await migrate(settings, written.path, collection="dogs")
 
 

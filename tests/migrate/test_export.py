@@ -61,6 +61,33 @@ async def test_a_round_trip_gives_the_same_store(
     assert len(await query(database, CHUNKS, store)) > 8
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+async def test_a_round_trip_of_an_empty_store_gives_an_empty_store(
+    suffix: str, openai: AsyncOpenAI, settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    store = await openai.vector_stores.create(name="Empty", metadata={"team": "x"})
+    await export(make_settings(**settings), store.id, tmp_path / f"empty{suffix}")
+
+    assert await migrate(settings, tmp_path / f"empty{suffix}")
+
+    (copy,) = await query(database, "SELECT id FROM vector_stores WHERE id <> %s", store.id)
+    assert await query(database, STORE, copy["id"]) == await query(database, STORE, store.id)
+
+
+async def test_what_only_the_last_chunk_has_comes_back_too(
+    store: str, http: httpx.AsyncClient, settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    rows = [{"id": f"{i:04}", "content": "bare"} for i in range(1001)]
+    assert (await http.post(f"/v1/vector_stores/{store}/embeddings/batch", json={"embeddings": rows})).is_success
+    await export(make_settings(**settings), store, tmp_path / "store.jsonl")
+
+    assert await migrate(settings, tmp_path / "store.jsonl")
+
+    (copy,) = await query(database, "SELECT id FROM vector_stores WHERE id <> %s", store)
+    for statement in (CHUNKS, FILES, STORE):
+        assert await query(database, statement, copy["id"]) == await query(database, statement, store)
+
+
 async def test_a_file_of_a_migrated_store_can_be_listed_read_and_deleted(
     store: str, settings: dict[str, Any], openai: AsyncOpenAI, database: str, tmp_path: Path
 ) -> None:

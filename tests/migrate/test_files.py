@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,72 @@ async def test_vectors_of_numpy_find_their_texts_in_another_file(
     ]
 
 
+async def test_arrays_that_do_not_fit_are_said_so(settings: dict[str, Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "vectors.npy", np.array([vector(i) for i in range(3)]))
+    np.save(tmp_path / "flat.npy", np.array(vector(1)))
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+
+    with pytest.raises(ConfigurationError, match=r"texts.txt has 2 lines, and .*vectors.npy has 3 rows"):
+        await migrate(settings, tmp_path / "vectors.npy", texts=tmp_path / "texts.txt")
+    with pytest.raises(ConfigurationError, match=r"flat.npy has 1 dimensions; vectors have two"):
+        await migrate(settings, tmp_path / "flat.npy", texts=tmp_path / "texts.txt")
+
+
+async def test_a_number_beside_the_arrays_of_an_npz_is_of_no_row(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    vectors = np.array([vector(i) for i in range(2)])
+    np.savez(tmp_path / "rows.npz", version=np.array(3), text=np.array(["one", "two"]), embedding=vectors)
+
+    assert await migrate(settings, tmp_path / "rows.npz")
+
+    assert [(row["content"], row["metadata"]) for row in await chunks(database)] == [("one", None), ("two", None)]
+
+
+async def test_text_that_is_not_in_utf_8_is_told_and_not_changed(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    ids = {"one": ("caf\xe9", "fr"), "two": ("tea", "fran\xe7ais"), "three": ("tea", "en")}
+    lines = [f"{id};{text};{vector(1)};{lang}\n" for id, (text, lang) in ids.items()]
+    rows = "".join(["id;text;embedding;lang\n", *lines])
+    (tmp_path / "latin.csv").write_bytes(rows.encode("latin-1"))
+
+    assert await migrate(settings, tmp_path / "latin.csv")
+
+    assert {row["id"]: row["reason"] for row in rejects(settings)} == {
+        "one": "the text or the id is not in UTF-8",
+        "two": "the metadata is no JSON, or not in UTF-8",
+    }
+    assert [row["id"] for row in await chunks(database)] == ["three"]
+
+
+async def test_columns_that_go_nowhere_are_named(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row: dict[str, Any] = {"id": "a", "text": "b", "embedding": vector(1), "metadata": {}, "title": "t", "lang": "en"}
+
+    await migrate(settings, write_lines(tmp_path / "rows.jsonl", row), attributes=("lang",), dry_run=True)
+
+    assert re.search(r"^  left out +title$", capsys.readouterr().err, re.MULTILINE)
+
+
+async def test_categories_and_decimals_of_parquet_become_attributes(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    arrow = pyarrow("pyarrow")
+    columns = {
+        "text": ["one"],
+        "numbers": arrow.array([vector(1)], arrow.list_(arrow.float64(), 8)),
+        "lang": arrow.array(["en"]).dictionary_encode(),
+        "price": arrow.array([2], arrow.decimal128(5, 2)),
+    }
+    pyarrow("pyarrow.parquet").write_table(arrow.table(columns), tmp_path / "rows.parquet")
+
+    assert await migrate(settings, tmp_path / "rows.parquet", content="text")
+
+    assert [row["metadata"] for row in await chunks(database)] == [{"lang": "en", "price": 2}]
+
+
 async def test_fields_in_objects_are_reached_by_dots(settings: dict[str, Any], database: str, tmp_path: Path) -> None:
     row = {"key": 7, "doc": {"body": "deep", "lang": "en"}, "vectors": {"small": vector(1)}}
 
@@ -128,6 +195,9 @@ async def test_lines_that_cannot_go_are_written_down_with_the_reason(
         {**good, "id": "x" * 257},
         {**good, "id": "list", "metadata": [1]},
         {**good, "id": "nul", "text": "a\x00b"},
+        {**good, "id": "place", "chunk_index": "seven"},
+        {**good, "id": "manner", "chunking_strategy": "recursive"},
+        {**good, "id": "parts", "text": ["a", "b"]},
         good,
     )
     path.write_bytes(
@@ -143,8 +213,11 @@ async def test_lines_that_cannot_go_are_written_down_with_the_reason(
         "xxxxxxxx": "the id is longer than 256 characters",
         "list": "the metadata is no JSON object",
         "nul": "the text or the id has the character U+0000, which PostgreSQL cannot store",
+        "place": "the chunk index is no whole number",
+        "manner": "the chunking strategy is no JSON object",
+        "parts": "the id or the text is a list or an object",
         "good": "the id stands twice",
-        "rows_000": "line 10 is no JSON object",
+        "rows_000": "line 13 is no JSON object",
         "nan": "the vector has a number that is not finite",
     }
     assert [row["id"] for row in await chunks(database)] == ["good"]
@@ -197,6 +270,8 @@ async def test_vectors_can_be_made_anew_by_another_model(
         ("empty.csv", b"", "no line of names"),
         ("no.parquet", b"PAR1", "no Parquet file"),
         ("no.npy", b"NUMPY", "cannot be read as a NumPy file"),
+        ("no.npz", b"PK\x03\x04", "cannot be read as a NumPy file"),
+        ("none.npz", b"PK\x05\x06" + bytes(18), "no arrays with rows"),
         ("store.snapshot", b"", "no snapshot of Qdrant's"),
         ("letter.docx", b"", "say it with --from"),
     ],

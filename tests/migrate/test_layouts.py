@@ -78,7 +78,7 @@ async def test_one_collection_can_be_chosen(empty_database: str, settings: dict[
     assert await migrate(settings, empty_database, collection="wiki")
 
     assert {row["id"] for row in await chunks(database)} == {f"doc-{i}" for i in range(1, 21, 2)}
-    with pytest.raises(ConfigurationError, match="no collection 'wikki'; they have 'faq', 'wiki'"):
+    with pytest.raises(ConfigurationError, match="no collection 'wikki', but 'faq', 'wiki'"):
         await migrate(settings, empty_database, collection="wikki")
 
 
@@ -91,6 +91,22 @@ async def test_llamaindexs_tables_become_stores(empty_database: str, settings: d
     assert {row["id"] for row in rows} == {f"node-{i}" for i in range(1, 21)}
     assert rows[0]["metadata"] == {"doc_id": "d"}
     assert [store["name"] for store in await query(database, "SELECT name FROM vector_stores")] == ["handbook"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "No table of that database has pgvector's vectors"),
+        ({"kind": "langchain"}, "no tables of LangChain's: langchain_pg_embedding is not there"),
+        ({"kind": "llamaindex"}, "That database has no table of LlamaIndex's"),
+        ({"kind": "litellm-pgvector"}, "not litellm-pgvector's: it has no table 'vector_stores'"),
+    ],
+)
+async def test_what_is_not_there_is_one_sentence(
+    options: dict[str, Any], message: str, empty_database: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        await migrate(settings, empty_database, **options)
 
 
 async def test_litellm_pgvectors_stores_keep_their_ids(

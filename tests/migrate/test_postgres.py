@@ -7,7 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
-from api.errors import ConfigurationError
+from api.errors import ConfigurationError, DatabaseUnavailable
+from api.migrate.sources.postgres import SourceUnavailable
 from tests.migrate.running import DIMENSION, chunks, migrate, query, rejects
 
 ROWS = 250
@@ -87,6 +88,41 @@ async def test_a_query_is_as_good_as_a_table(source: str, settings: dict[str, An
 
     assert len(await chunks(database)) == ROWS // 10
     assert (await chunks(database))[0]["id"] == "row-10"
+
+
+async def test_names_that_need_quotes_are_taken_as_they_are_written(
+    source: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(source, 'CREATE SCHEMA "My Schema"')
+    await query(
+        source,
+        'CREATE TABLE "My Schema"."Odd ""Ta.b%l" AS '
+        'SELECT id AS "The %Id", body AS "Te.xt", vec::real[] AS "Ve""c", \'x\' AS chunk_index FROM documents',
+    )
+
+    table = '"My Schema"."Odd ""Ta.b%l"'
+    assert await migrate(settings, source, table=table, id="The %Id", content="Te.xt", attributes=("chunk_index",))
+
+    rows = await chunks(database)
+    assert (len(rows), rows[0]["content"], rows[0]["metadata"]) == (ROWS, "text of 1", {"chunk_index": "x"})
+    assert (await query(database, "SELECT name FROM vector_stores"))[0]["name"] == 'Odd "Ta.b%l'
+
+
+async def test_what_has_the_names_of_exported_columns_is_checked(
+    source: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(source, "ALTER TABLE documents ADD chunk_index numeric, ADD chunking_strategy text, ADD file_id text")
+    await query(source, "UPDATE documents SET chunk_index = 1.5 WHERE id = 1")
+    await query(source, "UPDATE documents SET chunking_strategy = 'recursive' WHERE id = 2")
+    await query(source, "UPDATE documents SET chunk_index = 4, file_id = 'file' WHERE id = 3")
+
+    assert await migrate(settings, source, table="documents")
+
+    assert {row["id"]: row["reason"] for row in rejects(settings)} == {
+        "1": "the chunk index is no whole number",
+        "2": "the chunking strategy is no JSON object",
+    }
+    assert [row["chunk_index"] for row in await chunks(database) if row["file_id"] == "file"] == [4]
 
 
 async def test_rows_that_cannot_go_are_written_down_with_the_reason(
@@ -199,6 +235,15 @@ async def test_vectors_that_were_changed_do_not_pass_the_verification(
     said = capsys.readouterr().err
     assert "rows have another vector" in said
     assert "are found nearer than they are in the source" in said
+
+
+async def test_a_database_that_lets_nobody_in_is_one_sentence(source: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(SourceUnavailable, match=r'source database: role "nobody" does not exist\. Put that right'):
+        await migrate(settings, source.replace("postgres@", "nobody@"), table="documents")
+    with pytest.raises(SourceUnavailable, match=r"no connection to the source database: .*refused"):
+        await migrate(settings, "postgresql://me@127.0.0.1:1/shop", table="documents")
+    with pytest.raises(DatabaseUnavailable, match="check DATABASE_URL"):
+        await migrate({**settings, "database_url": "postgresql://me@127.0.0.1:1/q"}, source, table="documents")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api.migrate.commands import INTERRUPTED
 from tests.migrate.running import migrate, query, vector, write_lines
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,39 @@ async def test_a_terminal_is_asked_and_shows_a_bar_with_rate_and_time_left(datab
     assert await process.wait() == 0, said
     assert re.search(r"9000/9000\S* [\d,]+ rows/s, \S+ s left", said), said
     assert await query(database, "SELECT count(*)::int AS rows FROM embeddings") == [{"rows": 9000}]
+
+
+async def test_ctrl_c_at_the_question_ends_the_command(database: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", *ROWS[:3])
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api.cli", "migrate", path),
+        env={"PATH": "", "PYTHONPATH": str(ROOT), "DATABASE_URL": database},
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = await asyncio.to_thread(read_until, ours, "[y/N]")
+    rest = asyncio.create_task(asyncio.to_thread(read_all, ours))
+    while (
+        not rest.done() and process.returncode is None
+    ):  # a signal that comes just before it is waited for an answer counts only with the next
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait([rest], timeout=1)
+
+    said += await rest
+    assert await process.wait() == INTERRUPTED, said
+    assert "Interrupted. Start the same command again to go on." in said
+    assert await query(database, "SELECT * FROM vector_stores") == []
+
+
+def read_until(terminal: int, wanted: str) -> str:
+    said = ""
+    while wanted not in said:
+        said += os.read(terminal, 4096).decode()
+    return said
 
 
 def read_all(terminal: int) -> str:

@@ -10,6 +10,12 @@ from typing import Any
 
 import pytest
 
+from api.errors import ConfigurationError
+from api.migrate.database_target import DatabaseTarget
+from api.migrate.records import Record, Reject
+from api.migrate.rejects import Rejects
+from api.migrate.target import Interrupted, Prepared, StoreFacts
+from tests.conftest import make_settings
 from tests.migrate.running import migrate, query, read_lines, rejects, vector, write_lines
 
 ROWS = 150_000  # more than the killed runs can bring
@@ -85,6 +91,61 @@ async def test_what_is_in_the_store_already_is_not_written_again(
     (checkpoint,) = await query(database, "SELECT * FROM migration_checkpoints WHERE source LIKE '%all.jsonl'")
     assert (checkpoint["rows_written"], checkpoint["rows_skipped"], checkpoint["rows_rejected"]) == (10, 10, 0)
     assert len(await query(database, "SELECT id FROM embeddings")) == 20
+
+
+async def test_rejected_rows_go_into_another_file_when_the_first_is_gone(
+    settings: dict[str, Any], empty_database: str, database: str, tmp_path: Path
+) -> None:
+    await query(empty_database, SOURCE.format(rows=1000))
+    await migrate(settings, empty_database, verifies=False)
+    await query(empty_database, "INSERT INTO documents VALUES ('z', '', '[1,2,3,4,5,6,7,8]')")
+
+    await migrate(settings, empty_database, verifies=False, rejects=tmp_path / "other.jsonl")
+
+    assert [row["id"] for row in read_lines(tmp_path / "other.jsonl")] == ["z"]
+
+
+async def test_of_two_that_move_the_same_the_later_leaves_the_rejected_rows_alone(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", {"id": "row", "text": "", "embedding": vector(1)})
+    await migrate(settings, path, dimension=8, verifies=False)
+    before = (tmp_path / "rejects.jsonl").read_bytes()
+    (row,) = await query(database, "SELECT * FROM migration_checkpoints")
+    target = await DatabaseTarget.open(make_settings(**settings))
+    stale: Any = {**row, "position": None, "rejects_bytes": 0}
+    late = Prepared([], None, [Reject(Record("late", None, None), "it has no text")], [1, 1])
+
+    with pytest.raises(Interrupted, match="Another `quiver migrate` is moving the same rows"):
+        await target.write(
+            StoreFacts(row["vector_store_id"], "", 8, None), late, stale, Rejects(tmp_path / "rejects.jsonl", length=0)
+        )
+
+    await target.close()
+    assert (tmp_path / "rejects.jsonl").read_bytes() == before
+
+
+async def test_a_file_of_rejected_rows_that_cannot_be_is_said_before_anything_is_done(
+    settings: dict[str, Any], database: str, tmp_path: Path
+) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", {"id": "row", "text": "one", "embedding": vector(1)})
+
+    with pytest.raises(ConfigurationError, match=r"nowhere/r.jsonl, cannot be written: No such file"):
+        await migrate(settings, path, rejects=tmp_path / "nowhere" / "r.jsonl")
+    with pytest.raises(ConfigurationError, match="cannot be written: Is a directory"):
+        await migrate(settings, path, rejects=tmp_path)
+
+    assert await query(database, "SELECT * FROM vector_stores") == []
+
+
+async def test_a_migration_of_which_no_row_could_go_is_no_success(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", {"id": "row", "text": "", "embedding": vector(1)})
+
+    assert not await migrate(settings, path)
+
+    assert "  1 row: it has no text\nNot one row could go." in capsys.readouterr().err
 
 
 async def test_an_id_that_means_another_text_is_refused(

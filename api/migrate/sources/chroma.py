@@ -16,7 +16,7 @@ from typing import IO, Any, Final, cast
 import numpy as np
 
 from api.errors import ConfigurationError
-from api.migrate.records import Batch, Record, StoreSettings, rows_of
+from api.migrate.records import Batch, Record, StoreSettings, none_found, rows_of
 from api.vectors import Vector
 
 DATABASE: Final = "chroma.sqlite3"
@@ -121,8 +121,7 @@ def open_collections(directory: Path, *, collection: str | None) -> list[ChromaC
         collections = [Collection(*row) for row in connection.execute(LIST_COLLECTIONS)]
         chosen = [one for one in collections if collection in (None, one.name, one.id)]
         if not chosen:
-            names = ", ".join(repr(one.name) for one in collections)
-            raise ConfigurationError(f"Chroma has no collection {collection!r} there; it has {names or 'none'}.")
+            raise none_found("Chroma has there", "collection", collection, [one.name for one in collections])
         return [ChromaCollection(directory, one, _collection_metadata(connection, one)) for one in chosen]
 
 

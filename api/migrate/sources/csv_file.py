@@ -30,8 +30,9 @@ class CsvFile(FileOfRows):
         self._delimiter = max(DELIMITERS, key=first.count)
         with path.open("rb") as file:
             lines = _Lines(file)
-            self._names = next(csv.reader(lines, delimiter=self._delimiter), list[str]())
+            names = next(csv.reader(lines, delimiter=self._delimiter), list[str]())
             self._start = lines.offset
+        self._names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in names]
         if not self._names or not any(self._names):
             raise ConfigurationError(f"{path} has no line of names.")
         columns: dict[str, Kind] = dict.fromkeys(self._names, "text")
@@ -67,7 +68,7 @@ class CsvFile(FileOfRows):
 
 
 class _Lines:
-    """The lines of a file as text, knowing how far they are."""
+    """The lines of a file as text, knowing how far they are. What is not in UTF-8 can be told, and is rejected."""
 
     def __init__(self, file: IO[bytes], offset: int = 0) -> None:
         self._file = file
@@ -77,4 +78,4 @@ class _Lines:
         for line in self._file:
             encoding = "utf-8-sig" if self.offset == 0 else "utf-8"
             self.offset += len(line)
-            yield line.decode(encoding, errors="replace")
+            yield line.decode(encoding, errors="surrogateescape")

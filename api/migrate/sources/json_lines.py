@@ -1,8 +1,8 @@
 """JSON Lines: one object a line. The position is the byte behind the last line that was read."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import orjson
 
@@ -11,7 +11,19 @@ from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
 from api.migrate.records import BATCH_BYTES, BATCH_ROWS, Batch, Record, StoreSettings
 from api.migrate.sources.files import FileOfRows, read_store
 
-LOOKED_AT_LINES = 100  # for the guess
+LOOKED_AT_LINES = 1000  # for the guess
+# Those of an export, of which a line has only what its chunk has.
+EXPORTED: Final[Mapping[str, Kind]] = {
+    "id": "text",
+    "content": "text",
+    "embedding": "numbers",
+    "metadata": "json",
+    "created_at": "text",
+    "file_id": "text",
+    "filename": "text",
+    "chunk_index": "number",
+    "chunking_strategy": "json",
+}
 
 
 class JsonLines(FileOfRows):
@@ -75,11 +87,10 @@ def _look(path: Path) -> tuple[StoreSettings, dict[str, Kind]]:
             if isinstance(row, dict):
                 row = cast("dict[str, Any]", row)
                 if row.get("object") == "vector_store":
-                    store = read_store(row)
-                    continue
+                    return read_store(row), dict(EXPORTED)
                 for name, value in row.items():
-                    if value is not None:
-                        columns.setdefault(name, kind_of(value))
+                    if value is not None and columns.get(name, "other") == "other":
+                        columns[name] = kind_of(value)
     if not columns:
         raise ConfigurationError(f"{path} has no JSON objects, one a line.")
     return store, columns

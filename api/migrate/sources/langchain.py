@@ -6,12 +6,14 @@ from psycopg import sql
 
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields
-from api.migrate.records import StoreSettings
+from api.migrate.records import StoreSettings, none_found
 from api.migrate.sources.postgres import PostgresRows, connected, open_rows
 
 TABLE = "langchain_pg_embedding"
 
 LIST_COLLECTIONS = "SELECT uuid::text, name FROM langchain_pg_collection ORDER BY name"
+
+FIND_TABLE = "SELECT 1 WHERE to_regclass('langchain_pg_embedding') IS NOT NULL"
 
 # The key's name tells the versions apart: `id` is langchain-postgres', `uuid` langchain-community's.
 FIND_KEY = """
@@ -29,13 +31,14 @@ async def open_collections(url: str, wanted: Fields, *, collection: str | None) 
         ConfigurationError: there is no such collection.
     """
     async with connected(url) as connection:
+        if await (await connection.execute(FIND_TABLE)).fetchone() is None:
+            raise ConfigurationError(f"That database has no tables of LangChain's: {TABLE} is not there.")
         collections = await (await connection.execute(LIST_COLLECTIONS)).fetchall()
         row = await (await connection.execute(FIND_KEY)).fetchone()
     key = "uuid" if row is None else row[0]
     chosen = [(uuid, name) for uuid, name in collections if collection in (None, name, uuid)]
     if not chosen:
-        names = ", ".join(repr(name) for _, name in collections)
-        raise ConfigurationError(f"LangChain's tables have no collection {collection!r}; they have {names or 'none'}.")
+        raise none_found("LangChain's tables have", "collection", collection, [name for _, name in collections])
     fields = dataclasses.replace(
         wanted,
         id=wanted.id or key,

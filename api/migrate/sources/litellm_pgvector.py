@@ -8,10 +8,12 @@ from psycopg.rows import dict_row
 
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields
-from api.migrate.records import StoreSettings
+from api.migrate.records import StoreSettings, none_found
 from api.migrate.sources.postgres import PostgresRows, connected, open_rows
 
 TABLE = "vector_stores"
+
+FIND_TABLE = "SELECT 1 WHERE to_regclass('vector_stores') IS NOT NULL"
 
 LIST_STORES = "SELECT id, name, metadata, expires_after FROM vector_stores ORDER BY created_at, id"
 
@@ -25,11 +27,12 @@ async def open_stores(url: str, wanted: Fields, *, collection: str | None) -> li
         ConfigurationError: there is no such store.
     """
     async with connected(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        if await (await cursor.execute(FIND_TABLE)).fetchone() is None:
+            raise ConfigurationError(f"That database is not litellm-pgvector's: it has no table {TABLE!r}.")
         stores = await (await cursor.execute(LIST_STORES)).fetchall()
     chosen = [store for store in stores if collection in (None, store["id"], store["name"])]
     if not chosen:
-        names = ", ".join(repr(store["id"]) for store in stores)
-        raise ConfigurationError(f"There is no store {collection!r} in that database; it has {names or 'none'}.")
+        raise none_found("That database has", "store", collection, [store["id"] for store in stores])
     fields = dataclasses.replace(
         wanted, id="id", content="content", vector="embedding", metadata="metadata", created_at="created_at"
     )

@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from api.errors import ConfigurationError
 from api.migrate.fields import Fields
-from api.migrate.records import StoreSettings
+from api.migrate.records import StoreSettings, none_found
 from api.migrate.sources.postgres import PostgresRows, connected, open_rows, table_relation
 
 LIST_TABLES = """
@@ -37,8 +36,7 @@ async def open_tables(url: str, wanted: Fields, *, collection: str | None) -> li
         table: bare for table, bare in tables.items() if collection in (None, table, bare, bare.removeprefix("data_"))
     }
     if not chosen:
-        names = ", ".join(map(repr, tables.values()))
-        raise ConfigurationError(f"There is no table of LlamaIndex's for {collection!r}; there is {names or 'none'}.")
+        raise none_found("That database has", "table of LlamaIndex's", collection, list(tables.values()))
     fields = dataclasses.replace(
         wanted,
         id=wanted.id or "node_id",

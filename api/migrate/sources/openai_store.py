@@ -9,9 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from api import chunking, tokenizers
-from api.errors import ConfigurationError
 from api.migrate.http import Service, ServiceRefused
-from api.migrate.records import Batch, Record, StoreSettings
+from api.migrate.records import Batch, Record, StoreSettings, none_found
 
 PAGE_FILES = 100
 BATCH_CHUNKS = 256
@@ -109,8 +108,7 @@ async def open_stores(service: Service, *, collection: str | None) -> list[OpenA
         after = page["data"][-1]["id"] if page["data"] else None
     chosen = [store for store in stores if collection in (None, store["id"], store.get("name"))]
     if not chosen:
-        names = ", ".join(repr(store["id"]) for store in stores)
-        raise ConfigurationError(f"There is no vector store {collection!r} there; there is {names or 'none'}.")
+        raise none_found("That server has", "vector store", collection, [store["id"] for store in stores])
     return [OpenAIStore(service, store) for store in chosen]
 
 

@@ -43,7 +43,7 @@ class Parquet(FileOfRows):
             with pyarrow("pyarrow.parquet").ParquetFile(path) as file:
                 schema, self._rows = file.schema_arrow, file.metadata.num_rows
         except (arrow.ArrowInvalid, OSError) as error:
-            raise ConfigurationError(f"{path} is no Parquet file: {error}.") from error
+            raise ConfigurationError(f"{path} is no Parquet file: {str(error).rstrip('.')}.") from error
         self._fields = guess({field.name: _kind(arrow.types, field.type) for field in schema}, wanted, what=str(path))
         described: bytes | None = (schema.metadata or cast("dict[bytes, bytes]", {})).get(STORE_KEY)
         self.store = read_store(orjson.loads(described)) if described else StoreSettings(name=path.stem)
@@ -103,12 +103,13 @@ def _vectors(column: Any) -> list[Any]:
 
 def _kind(types: Any, column: Any) -> Kind:
     if types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column):
-        item = column.value_type
-        return "numbers" if types.is_floating(item) or types.is_integer(item) else "other"
+        return "numbers" if types.is_floating(column.value_type) else "other"
+    if types.is_dictionary(column):
+        return _kind(types, column.value_type)
     tests: dict[Kind, tuple[Any, ...]] = {
         "text": (types.is_string, types.is_large_string),
         "boolean": (types.is_boolean,),
-        "number": (types.is_integer, types.is_floating),
+        "number": (types.is_integer, types.is_floating, types.is_decimal),
         "time": (types.is_timestamp,),
         "json": (types.is_struct, types.is_map),
     }

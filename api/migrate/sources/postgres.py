@@ -19,7 +19,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 
 from api.errors import ApiError, ConfigurationError
-from api.migrate.fields import Fields, Kind, guess, read_time, with_attributes
+from api.migrate.fields import Fields, Kind, guess, read_index, read_json, read_time, with_attributes
 from api.migrate.records import Batch, Record, StoreSettings, rows_of
 from api.migrate.vectors import read_vector
 from api.tables.database_url import parse_url
@@ -205,13 +205,13 @@ class PostgresRows:
 
     def _record(self, row: TupleRow) -> Record:
         _, id, content, vector, metadata, created_at, file_id, filename, chunk_index, strategy, *rest = row
-        flaw = None
+        numbers, index, flaw = None, None, None
         try:
-            vector = read_vector(vector)
+            numbers = read_vector(vector)
+            index = read_index(chunk_index)
         except ValueError as error:
-            vector, flaw = None, str(error)
-        if isinstance(metadata, str):
-            metadata = _from_text(metadata)
+            flaw = str(error)
+        metadata = read_json(metadata)
         if self.left_out and isinstance(metadata, dict):
             given = cast("dict[str, Any]", metadata)
             metadata = {name: value for name, value in given.items() if name not in self.left_out}
@@ -221,13 +221,13 @@ class PostgresRows:
         return Record(
             None if id is None else str(id),
             None if content is None else str(content),
-            vector,
+            numbers,
             metadata,
             None if created_at is None else read_time(created_at),
-            file_id,
-            filename,
-            chunk_index,
-            strategy,
+            file_id or None,
+            filename or None,
+            index,
+            read_json(strategy),
             flaw,
         )
 
@@ -278,8 +278,7 @@ async def open_rows(
 
 def table_relation(name: str) -> sql.Composable:
     """A table as it is written: `name`, or `schema.name`; quotes as in SQL keep dots together."""
-    parts = [part.replace('""', '"') for part in _split_name(name)]
-    return sql.Identifier(*(part.replace("%", "%%") for part in parts))
+    return sql.Identifier(*(part.replace("%", "%%") for part in split_name(name)))
 
 
 def query_relation(query: str) -> sql.Composable:
@@ -324,7 +323,8 @@ class _Reader:
 
     def _connect(self) -> psycopg.Connection[TupleRow]:
         parameters: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **conninfo_to_dict(self._conninfo)}
-        connection = psycopg.connect(prepare_threshold=None, **parameters)
+        with _refused_connections():
+            connection = psycopg.connect(prepare_threshold=None, **parameters)
         connection.set_read_only(True)
         connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
         connection.execute(PREPARE, {"schema": self._schema})
@@ -345,7 +345,9 @@ async def connected(url: str) -> AsyncGenerator[psycopg.AsyncConnection[TupleRow
     conninfo, schema = parse_url(url)
     parameters: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **conninfo_to_dict(conninfo)}
     with _named_errors():
-        async with await psycopg.AsyncConnection.connect(prepare_threshold=None, **parameters) as connection:
+        with _refused_connections():
+            connection = await psycopg.AsyncConnection.connect(prepare_threshold=None, **parameters)
+        async with connection:
             await connection.set_read_only(True)
             await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
             await connection.execute(PREPARE, {"schema": schema})
@@ -414,27 +416,24 @@ async def _describe(connection: psycopg.AsyncConnection[TupleRow], relation: sql
 
 
 async def _primary_key(connection: psycopg.AsyncConnection[TupleRow], table: str) -> str | None:
-    row = await (await connection.execute(FIND_KEY, {"table": table_relation(table).as_string(connection)})).fetchone()
+    name = sql.Identifier(*split_name(table)).as_string(connection)
+    row = await (await connection.execute(FIND_KEY, {"table": name})).fetchone()
     return None if row is None else row[0]
 
 
-def _split_name(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
+    """The parts of a name as it is written in SQL, but that case and blanks need no quotes."""
     parts, quoted = [""], False
-    for character in name:
+    for number, character in enumerate(name):
         if character == '"':
             quoted = not quoted
+            if quoted and name[number - 1 : number] == '"':  # a doubled one is meant
+                parts[-1] += character
         elif character == "." and not quoted:
             parts.append("")
         else:
             parts[-1] += character
     return parts
-
-
-def _from_text(text: str) -> Any:
-    try:
-        return orjson.loads(text) if text.strip() else None
-    except orjson.JSONDecodeError:
-        return text
 
 
 def _bytes(records: Sequence[Record]) -> int:
@@ -444,13 +443,24 @@ def _bytes(records: Sequence[Record]) -> int:
 
 
 @contextmanager
+def _refused_connections() -> Generator[None]:
+    """A server that is away, a wrong password and a database that is not there: only the reason tells them apart."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        reason = _first_line(error).rpartition("failed: ")[2].removeprefix("FATAL:").strip()
+        raise SourceUnavailable(
+            f"There is no connection to the source database: {reason}. Put that right and start the same command again."
+        ) from error
+
+
+@contextmanager
 def _named_errors() -> Generator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
         raise SourceUnavailable(
-            f"The source database cannot be reached, or went away: {_first_line(error)}. "
-            "Start the same command again to go on."
+            f"The source database went away: {_first_line(error)}. Start the same command again to go on."
         ) from error
     except psycopg.Error as error:
         raise ConfigurationError(f"The source database refuses: {_first_line(error)}.") from error

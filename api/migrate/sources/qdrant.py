@@ -9,7 +9,7 @@ from urllib.parse import quote
 from api.errors import ConfigurationError
 from api.migrate.fields import Fields, Kind, guess, kind_of, read_record
 from api.migrate.http import Service
-from api.migrate.records import Batch, Record, StoreSettings, rows_of
+from api.migrate.records import Batch, Record, StoreSettings, none_found, rows_of
 
 LOOKED_AT_POINTS = 50
 DONE = "done"  # instead of a position: the scroll was at its end
@@ -111,9 +111,7 @@ async def open_collections(service: Service, wanted: Fields, *, collection: str 
     names = sorted(one["name"] for one in answer["result"]["collections"])
     chosen = [name for name in names if collection in (None, name)]
     if not chosen:
-        raise ConfigurationError(
-            f"Qdrant has no collection {collection!r}; it has {', '.join(map(repr, names)) or 'none'}."
-        )
+        raise none_found("Qdrant has", "collection", collection, names)
     return [await open_collection(_Served(service, name), wanted) for name in chosen]
 
 
@@ -126,7 +124,7 @@ def row_of(point: Mapping[str, Any], vector: str | None) -> dict[str, Any]:
 
 @asynccontextmanager
 async def connected(url: str, api_key: str | None) -> AsyncGenerator[Service]:
-    service = Service(url, name="Qdrant", headers={"api-key": api_key} if api_key else {})
+    service = Service(url, name=f"Qdrant at {url}", headers={"api-key": api_key} if api_key else {})
     try:
         yield service
     finally:
@@ -148,7 +146,8 @@ async def open_collection(points: Points, wanted: Fields) -> QdrantCollection:
                 columns.setdefault(field, kind_of(value))
     # The whole payload is metadata, unless it was said otherwise.
     fields = guess(columns or {"id": "number", "text": "text"}, replace(wanted, vector=None), what=f"{points.name!r}")
-    fields = replace(fields, metadata=wanted.metadata, attributes=wanted.attributes)
+    left_out = fields.left_out if wanted.metadata or wanted.attributes else ()
+    fields = replace(fields, metadata=wanted.metadata, attributes=wanted.attributes, left_out=left_out)
     row_bytes = len(str(first[0])) if first else 1000
     return QdrantCollection(points, fields=fields, vector=vector, row_bytes=row_bytes)
 
