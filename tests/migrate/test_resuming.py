@@ -177,3 +177,27 @@ async def test_a_key_that_many_rows_share_is_no_obstacle_to_going_on(
     await migrate(settings, empty_database, key="day", verifies=False)
 
     assert len(await query(database, "SELECT id FROM embeddings")) == 500 - position
+
+
+@pytest.mark.parametrize(
+    ("key", "ids"),
+    [
+        ("bytea", ["\\x00ff", "\\x41", "\\xfe"]),
+        ("hidden.mood", ["sad", "ok", "happy"]),
+        ("int8", ["2", "10", "9007199254740993"]),
+        ("timestamptz", ["2026-01-01 00:00:00.123456+00:00", "2026-02-01 00:00:00+00:00", "2027-01-01 00:00:00+00:00"]),
+    ],
+)
+async def test_rows_behind_a_key_of_any_type_are_brought_later(
+    key: str, ids: list[str], empty_database: str, settings: dict[str, Any], database: str
+) -> None:
+    await query(empty_database, "CREATE SCHEMA hidden; CREATE TYPE hidden.mood AS ENUM ('sad', 'ok', 'happy')")
+    await query(empty_database, f"CREATE TABLE documents (id {key} PRIMARY KEY, content text, embedding real[])")
+    insert = "INSERT INTO documents SELECT id, 'text', '{1,2,3,4,5,6,7,8}' FROM (VALUES ({})) AS row (id)"
+    await query(empty_database, insert.replace("({})", ", ".join(f"('{id}'::{key})" for id in ids[:2])))
+    await migrate(settings, empty_database, table="documents", verifies=False)
+    await query(empty_database, insert.replace("({})", f"('{ids[2]}'::{key})"))
+
+    assert await migrate(settings, empty_database, table="documents")
+
+    assert sorted(row["id"] for row in await query(database, "SELECT id FROM embeddings")) == sorted(ids)

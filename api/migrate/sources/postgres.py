@@ -171,7 +171,7 @@ class PostgresRows:
                 await fetch(same)  # that have been read
             rows_wanted = FIRST_ROWS
             while rows := await fetch(rows_wanted):
-                keys = [None if row[0] is None else str(row[0]) for row in rows]
+                keys = [row[0] for row in rows]
                 trailing = next((n for n, key in enumerate(reversed(keys)) if key != keys[-1]), len(keys))
                 same = trailing + (same if trailing == len(keys) and keys[-1] == after else 0)
                 after = keys[-1]
@@ -183,8 +183,7 @@ class PostgresRows:
         key = sql.Identifier(self._key.replace("%", "%%"))
         if after is None:  # the rows without a key come last
             return sql.SQL("{} IS NULL").format(key)
-        type_name = sql.Identifier(self._types[self._key])
-        behind = sql.SQL("{} >= %(after)s::text::{}").format(key, type_name)
+        behind = sql.SQL("{} >= %(after)s").format(key)  # a text, which PostgreSQL takes for the key's own type
         return behind if self._is_primary else sql.SQL("({} OR {} IS NULL)").format(behind, key)
 
     def _selected(self) -> list[sql.Composable]:
@@ -192,6 +191,11 @@ class PostgresRows:
             if name is None:
                 return sql.SQL("NULL::text")
             selected = sql.Identifier(name.replace("%", "%%"))
+            is_bytes = self._types[name] == "bytea" and name == self._fields.id
+            if is_bytes or _is_unknown(self._types[name]):
+                return sql.SQL("{}::text AS {}").format(
+                    selected, sql.Identifier(f"quiver_{name[:40]}".replace("%", "%%"))
+                )
             match self._types[name]:
                 case "sparsevec":
                     return sql.SQL("{}::vector").format(selected)
@@ -200,8 +204,10 @@ class PostgresRows:
                 case _:
                     return selected
 
-        named = [self._key, *(getattr(self._fields, role) for role in ROLES), *self._fields.attributes]
-        return [column(name) for name in named]
+        named = [*(getattr(self._fields, role) for role in ROLES), *self._fields.attributes]
+        # Under a name of its own: ORDER BY would take one of the key's for the text.
+        key = sql.SQL("{}::text AS quiver_position").format(sql.Identifier(self._key.replace("%", "%%")))
+        return [key, *map(column, named)]
 
     def _record(self, row: TupleRow) -> Record:
         _, id, content, vector, metadata, created_at, file_id, filename, chunk_index, strategy, *rest = row
@@ -400,6 +406,14 @@ LOADERS: Final = {
     "_float4": _FloatArrayLoader,
     "_float8": _DoubleArrayLoader,
 }
+
+
+def _is_unknown(type_name: str) -> bool:
+    """Whether psycopg would give the bytes of a value as they travel: of an enumeration, `citext`, `xml`, …"""
+    if type_name in LOADERS or type_name == "sparsevec" or type_name.startswith("_"):
+        return False
+    known = psycopg.adapters.types.get(type_name)
+    return known is None or psycopg.adapters.get_loader(known.oid, Format.BINARY) is None
 
 
 async def _describe(connection: psycopg.AsyncConnection[TupleRow], relation: sql.Composable) -> list[Column]:
