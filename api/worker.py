@@ -13,7 +13,6 @@ import structlog
 from procrastinate import exceptions
 from procrastinate.jobs import Job, Status
 from procrastinate.middleware import AsyncCallNext
-from procrastinate.periodic import PeriodicDeferrer
 from psycopg_pool import PoolTimeout
 
 from api import tracing
@@ -21,6 +20,7 @@ from api.errors import ApiError, ConfigurationError, DatabaseUnavailable, ModelU
 from api.extraction import ExtractorFailed
 from api.metrics import Metrics
 from api.resources import Resources
+from api.schedule import Schedule
 from api.services import (
     expiry,
     files,
@@ -251,13 +251,15 @@ async def drain(resources: Resources, *, seconds: float) -> int:
     app = create_queue(resources, seconds=seconds)
     running = _Running()
     work = partial(_work, app, resources.metrics, listens=False, poll_seconds=DRAIN_LOOK_SECONDS, running=running)
+    schedule = Schedule.taken_from(app, resources.database)
     async with app.open_async():
-        sweeps = PeriodicDeferrer(registry=app.periodic_registry)
-        await sweeps.defer_jobs(sweeps.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]
+        await schedule.defer_due()
         stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
         at_once = resources.settings.worker_concurrency
         places = {jobs.QUEUE: at_once, SWEEPS: SWEEPS_AT_ONCE, TABLE_SYNCS: 1, INDEXES: 1}
-        await _until_stopped([work(name, at_once=number) for name, number in places.items()], stop)
+        await _until_stopped(
+            [schedule.worker(), *(work(name, at_once=number) for name, number in places.items())], stop
+        )
     async with resources.database.connection() as connection:
         return await jobs.count_due(connection, [jobs.QUEUE])
 
@@ -293,13 +295,14 @@ async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources)
 
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     app = create_queue(resources)
+    schedule = Schedule.taken_from(app, resources.database)
     stop = asyncio.create_task(stopping.wait())
     opening = asyncio.create_task(_open(app))
     await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
     try:
         if opening.done():
             opening.result()
-            await _work_in_all_queues(app, stop, resources)
+            await _work_in_all_queues(app, schedule, stop, resources)
     finally:
         opening.cancel()  # without a database it would be tried for half a minute
         stop.cancel()
@@ -315,10 +318,13 @@ async def _open(app: procrastinate.App) -> None:
         raise DatabaseUnavailable("The database went away while the queue was opened.") from error
 
 
-async def _work_in_all_queues(app: procrastinate.App, stop: asyncio.Task[Literal[True]], resources: Resources) -> None:
+async def _work_in_all_queues(
+    app: procrastinate.App, schedule: Schedule, stop: asyncio.Task[Literal[True]], resources: Resources
+) -> None:
     work, at_once = partial(_work, app, resources.metrics), resources.settings.worker_concurrency
     await _until_stopped(
         [
+            schedule.worker(),
             work(jobs.QUEUE, at_once=at_once, listens=True, poll_seconds=FILES_POLL_SECONDS),
             work(SWEEPS, at_once=SWEEPS_AT_ONCE),
             work(INDEXES, at_once=1),

@@ -204,3 +204,36 @@ async def test_a_worker_that_waits_for_its_database_stops_soon(tmp_path: Path) -
         worker.terminate()
 
         assert await asyncio.wait_for(worker.wait(), 15) == 0
+
+
+async def test_a_job_that_waits_already_is_not_deferred_again(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path / "data", durable=False)
+    server.start()
+    await migrations.apply(server.url)
+    waits_longer = """
+    INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, scheduled_at)
+    VALUES ('table_syncs', 'sync_tables', 'sync_tables', now() + interval '1 hour')
+    """
+    try:
+        async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as connection:
+            await connection.execute(waits_longer)
+            async with working(server.url, tmp_path):
+                await until_deferred_again(connection, "index_keywords")  # ten seconds, and ten turns of the other
+
+            deferred = await connection.execute("SELECT DISTINCT task_name FROM procrastinate_periodic_defers")
+            assert ("sync_tables",) not in await deferred.fetchall()
+    finally:
+        server.stop()
+
+    assert "ERROR" not in server.log_path.read_text()
+
+
+async def until_deferred_again(connection: psycopg.AsyncConnection, task: str) -> None:
+    seen: set[int] = set()  # the moments it was due at; the table has the last
+    async with asyncio.timeout(SECONDS):
+        while len(seen) < 2:
+            rows = await connection.execute(
+                "SELECT defer_timestamp FROM procrastinate_periodic_defers WHERE task_name = %s", (task,)
+            )
+            seen |= {timestamp for (timestamp,) in await rows.fetchall()}
+            await asyncio.sleep(0.2)
