@@ -27,7 +27,7 @@ class Schedule(PeriodicDeferrer):
         return cls(registry, database)
 
     async def defer_due(self) -> None:
-        await self.defer_jobs(self.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType]  # partly untyped
+        await self.defer_jobs(self.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # partly untyped
 
     async def defer_jobs(self, jobs_to_defer: Iterable[Due]) -> None:
         # The name of each is its queueing lock; of moments that were missed, the last does for all.

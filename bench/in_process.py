@@ -23,7 +23,12 @@ from embedder.settings import Settings
 def batches(engine: Engine, texts: Sequence[str], *, clients: int) -> list[list[str]]:
     """The texts as the server's own queue puts them together, when each client asks again as it is answered."""
     limits = Settings()
-    queue = Queue(max_batch_tokens=limits.max_batch_tokens, max_batch_texts=limits.max_batch_texts, shape=engine.shape)
+    queue = Queue(
+        max_batch_tokens=limits.max_batch_tokens,
+        max_batch_texts=limits.max_batch_texts,
+        shape=engine.shape,
+        overhead_tokens=engine.overhead_tokens,
+    )
     questions = iter(enumerate(engine.tokenize(texts)))
     formed: list[list[str]] = []
     answered = clients

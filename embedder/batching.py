@@ -106,7 +106,10 @@ class Batcher:
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self._queue = Queue(
-            max_batch_tokens=limits.max_batch_tokens, max_batch_texts=limits.max_batch_texts, shape=engines[0].shape
+            max_batch_tokens=limits.max_batch_tokens,
+            max_batch_texts=limits.max_batch_texts,
+            shape=engines[0].shape,
+            overhead_tokens=engines[0].overhead_tokens,
         )
         self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tokenizer of {name}")
         self._tokenizing = Backlog()  # admitted, and not yet in the queue

@@ -12,11 +12,9 @@ from itertools import accumulate, islice
 from operator import attrgetter, neg
 
 from embedder.admission import Backlog
-from embedder.engines import Shape, Tokens, as_asked
+from embedder.engines import OVERHEAD_TOKENS, Shape, Tokens, as_asked
 
 PATIENCE = 8
-# A batch costs about as much to begin as this many tokens cost to compute: up to it, padding is the cheaper way.
-BATCH_OVERHEAD_TOKENS = 32
 
 _length, _remaining = attrgetter("length"), attrgetter("remaining_tokens")
 
@@ -53,11 +51,17 @@ class Queue:
     """Filled from the event loop, emptied by the models' threads."""
 
     def __init__(
-        self, *, max_batch_tokens: int, max_batch_texts: int, shape: Callable[[int, int], Shape] = as_asked
+        self,
+        *,
+        max_batch_tokens: int,
+        max_batch_texts: int,
+        shape: Callable[[int, int], Shape] = as_asked,
+        overhead_tokens: int = OVERHEAD_TOKENS,
     ) -> None:
         self._max_batch_tokens = max_batch_tokens
         self._max_batch_texts = max_batch_texts
         self._shape = shape  # what a number of texts, the longest of so many tokens, is computed as
+        self._overhead_tokens = overhead_tokens
         self._changed = threading.Condition()
         self._jobs: dict[Job, None] = {}  # those with something waiting, oldest first
         self._entries: dict[Hashable, Entry] = {}  # waiting or being computed
@@ -133,7 +137,7 @@ class Queue:
         lengths = [entry.length for entry in others]  # the longest first
         tokens_before = [0, *accumulate(lengths)]
         rows, columns = self._shape(1, first.length)
-        best = (first.length / (rows * columns + BATCH_OVERHEAD_TOKENS), first.length, 1)
+        best = (first.length / (rows * columns + self._overhead_tokens), first.length, 1)
         for longest in {first.length, *(length for length in lengths if length > first.length)}:
             start = bisect_left(lengths, -longest, key=neg)  # the first that fits
             most = min(1 + len(lengths) - start, self._max_batch_texts)
@@ -145,7 +149,7 @@ class Queue:
                     break
                 texts = min(rows, most)  # as many as are computed anyway
                 tokens = first.length + tokens_before[start + texts - 1] - tokens_before[start]
-                density = tokens / (rows * columns + BATCH_OVERHEAD_TOKENS)
+                density = tokens / (rows * columns + self._overhead_tokens)
                 best = max(best, (density, longest, texts))
         _, longest, texts = best
         start = bisect_left(lengths, -longest, key=neg)
@@ -163,8 +167,8 @@ class Queue:
 
         A request of several batches does not slow one of less than one.
         """
-        longest = first.length + max(first.length // 4, BATCH_OVERHEAD_TOKENS // 4)
-        shortest = first.length * 3 // 4 - BATCH_OVERHEAD_TOKENS // 2
+        longest = first.length + max(first.length // 4, self._overhead_tokens // 4)
+        shortest = first.length * 3 // 4 - self._overhead_tokens // 2
         others = [job for job in self._jobs if job is not leader]
         if leader.remaining_tokens <= self._max_batch_tokens:
             others = [job for job in others if job.remaining_tokens <= self._max_batch_tokens]

@@ -22,6 +22,10 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Text = str | tuple[str, str]  # a pair is (query, document), for rerank
 Shape = tuple[int, int]  # of a batch: texts, and tokens of each
 
+# Beginning a batch costs about as much as computing this many tokens, in most engines: up to it, padding is the cheaper
+# way.
+OVERHEAD_TOKENS = 32
+
 BUNDLED_MODEL = "all-minilm-l6-v2"
 BUNDLED_NAMES = {BUNDLED_MODEL, f"sentence-transformers/{BUNDLED_MODEL}"}  # compared in lower case
 
@@ -87,6 +91,11 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> ModelFacts: ...
+
+    @property
+    def overhead_tokens(self) -> int:
+        """As many tokens as are computed in the time that a batch takes to begin."""
+        ...
 
     def tokenize(self, texts: Sequence[Text], *, prompt: str = "") -> list[Tokens]:
         """Tokenise each text behind the prompt. Rerank models take pairs, the others single texts."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from embedder.engines import as_asked
+from embedder.engines import OVERHEAD_TOKENS, as_asked
 from embedder.engines.rows import Computed
 from embedder.engines.tokenizing import Arrays
 
@@ -17,6 +17,7 @@ SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 
 class OnnxSession:
     shape = staticmethod(as_asked)
+    overhead_tokens = OVERHEAD_TOKENS
 
     def __init__(self, directory: Path, *, name: str, threads: int) -> None:
         import onnxruntime

@@ -13,6 +13,7 @@ class Session(Protocol):
     """A computation graph in some library, ready to run. `compute` is called from one thread at a time."""
 
     name: str
+    overhead_tokens: int
 
     def shape(self, texts: int, longest: int) -> Shape: ...
 
@@ -32,6 +33,7 @@ class TokenEngine:
         self._normalize = spec.normalize
         self._activation: Activation | None = spec.activation or recipe.activation
         self.name = session.name
+        self.overhead_tokens = session.overhead_tokens
         self.facts = facts_of(recipe, window=window, spec=spec)
 
     def tokenize(self, texts: Sequence[Text], *, prompt: str = "") -> list[Tokens]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from embedder.engines import (
+    OVERHEAD_TOKENS,
     Activation,
     Device,
     Kind,
@@ -109,6 +110,7 @@ class TorchSession:
     """A plain transformer, run by torch on the arrays that the exported graphs take too."""
 
     shape = staticmethod(as_asked)
+    overhead_tokens = OVERHEAD_TOKENS
 
     def __init__(self, original: Original, *, name: str) -> None:
         self.name = name
@@ -130,6 +132,7 @@ class TextEngine:
     """
 
     shape = staticmethod(as_asked)
+    overhead_tokens = OVERHEAD_TOKENS
 
     def __init__(self, original: Original, *, name: str, spec: ModelSpec) -> None:
         self.name = name

@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.batching import Computed, Vector
-from embedder.engines import Engine, Kind, ModelFacts, ModelSpec, Rows, SparseVector, Text, Tokens, as_asked
+from embedder.engines import (
+    OVERHEAD_TOKENS,
+    Engine,
+    Kind,
+    ModelFacts,
+    ModelSpec,
+    Rows,
+    SparseVector,
+    Text,
+    Tokens,
+    as_asked,
+)
 
 WINDOW = 1000
 MOST_TEXTS = 256
@@ -53,6 +64,7 @@ class LetterEngine:
         return [Tokens([ord(character) for character in text[: self.facts.max_tokens]], len(text)) for text in whole]
 
     shape = staticmethod(as_asked)
+    overhead_tokens = OVERHEAD_TOKENS
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))

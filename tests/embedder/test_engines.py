@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bench.texts import nearest_shared, sentences
 from embedder import engines
-from embedder.engines import Engine, EngineChoice, ModelSpec, SparseVector, choices, onnx_int8, sources
+from embedder.engines import Engine, EngineChoice, ModelSpec, Precision, SparseVector, choices, onnx_int8, sources
 from embedder.engines.choices import Choice
 from embedder.engines.loading import Kept
-from embedder.engines.openvino_session import float_shape, int8_shape
+from embedder.engines.openvino_session import few_shapes
 from embedder.engines.rows import normalized
 from embedder.engines.torch_models import open_original
 from embedder.engines.trial import choose_engine, chosen
@@ -51,7 +51,7 @@ def tiny_outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("engine", FULL_PRECISION)
 def test_its_vectors_are_what_sentence_transformers_computes(load: Load, tiny_bert: Path, engine: EngineChoice) -> None:
-    loaded = load(tiny_bert, engine=engine)
+    loaded = load(tiny_bert, engine=engine, dtype="float32")
 
     computed = vectors(loaded, TEXTS)
 
@@ -65,7 +65,7 @@ def test_its_vectors_are_what_sentence_transformers_computes(load: Load, tiny_be
 def test_its_sparse_vectors_are_what_sentence_transformers_computes(
     load: Load, tiny_splade: Path, engine: EngineChoice
 ) -> None:
-    loaded = load(tiny_splade, engine=engine)
+    loaded = load(tiny_splade, engine=engine, dtype="float32")
 
     rows = loaded.run(loaded.tokenize(TEXTS))
 
@@ -81,7 +81,7 @@ def test_its_sparse_vectors_are_what_sentence_transformers_computes(
 def test_its_scores_are_what_sentence_transformers_computes(
     load: Load, tiny_cross_encoder: Path, engine: EngineChoice
 ) -> None:
-    loaded = load(tiny_cross_encoder, engine=engine)
+    loaded = load(tiny_cross_encoder, engine=engine, dtype="float32")
 
     computed = vectors(loaded, PAIRS)
 
@@ -159,12 +159,11 @@ def test_a_batch_that_is_padded_with_texts_gives_the_same_vectors(load: Load, ti
 
 @given(st.integers(1, 256), st.integers(1, 512))
 def test_openvino_s_batches_have_few_shapes_and_hold_what_they_are_asked_to(texts: int, longest: int) -> None:
-    rows, columns = int8_shape(texts, longest)
+    rows, columns = few_shapes(texts, longest)
 
     assert texts <= rows <= texts * 3 / 2
     assert longest <= columns < longest + 16
-    assert int8_shape(rows, columns) == (rows, columns)
-    assert float_shape(texts, longest) == (rows, longest)
+    assert few_shapes(rows, columns) == (rows, columns)
 
 
 def test_rows_stay_what_they_are_when_the_engine_runs_again(load: Load, tiny_bert: Path) -> None:
@@ -296,10 +295,11 @@ def test_an_engine_below_its_bound_never_wins(tiny_outliers: Path, tmp_path: Pat
 
 
 def test_an_exported_model_is_loaded_without_torch_or_telemetry(load: Load, tiny_bert: Path, tiny_cache: Path) -> None:
-    load(tiny_bert, engine="openvino")
+    load(tiny_bert, engine="openvino", dtype="float32")
     program = (
         "import sys; from pathlib import Path; from embedder import engines; "
-        "engine = engines.load(engines.ModelSpec(sys.argv[1], engine='openvino'), cache=Path(sys.argv[2])); "
+        "spec = engines.ModelSpec(sys.argv[1], engine='openvino', dtype='float32'); "
+        "engine = engines.load(spec, cache=Path(sys.argv[2])); "
         "print(engine.name, engine.run(engine.tokenize(['the cat'])).shape); "
         "unwanted = ('torch', 'transformers', 'sentence_transformers', 'openvino_telemetry'); "
         "sys.exit(' '.join(name for name in unwanted if sys.modules.get(name)) or 0)"
@@ -386,28 +386,36 @@ def sentences_and_vectors() -> tuple[list[str], NDArray[np.float32]]:
     return texts, tiny_models.vectors(sources.bundled(), texts)
 
 
+LEAST: dict[Precision, tuple[float, float, float]] = {  # cosine in the mean, cosine of each, of the ten nearest
+    "float32": (0.9999, 0.9999, 0.999),
+    "bfloat16": (0.9999, 0.9999, 0.99),
+    "int8": (0.995, 0.98, 0.9),
+}
+
+
 @pytest.mark.parametrize(
-    ("engine", "mean", "least", "nearest"),
+    ("engine", "choice"),
     [
-        ("onnx", 0.9999, 0.9999, 0.999),
-        ("openvino", 0.9999, 0.9999, 0.999),
-        ("onnx-int8", 0.995, 0.98, 0.9),
-        ("openvino-int8", 0.995, 0.98, 0.9),
+        (engine, choice)
+        for engine in ("onnx", "openvino", "onnx-int8", "openvino-int8")
+        for choice in choices.candidates(ModelSpec("", engine=engine))  # with bfloat16 where the processor has it
     ],
+    ids=lambda value: value.name if isinstance(value, Choice) else "",
 )
 def test_the_bundled_models_vectors_are_true(
     sentences_and_vectors: tuple[list[str], NDArray[np.float32]],
     cache: Path,
     engine: EngineChoice,
-    mean: float,
-    least: float,
-    nearest: float,
+    choice: Choice,
 ) -> None:
     texts, expected = sentences_and_vectors
-    loaded = engines.load(ModelSpec(engines.BUNDLED_MODEL, engine=engine), cache=cache)
+    dtype = "auto" if choice.precision == "int8" else choice.precision
+    loaded = engines.load(ModelSpec(engines.BUNDLED_MODEL, engine=engine, dtype=dtype), cache=cache)
+    mean, least, nearest = LEAST[choice.precision]
     computed = np.concatenate([vectors(loaded, texts[start : start + 20]) for start in range(0, len(texts), 20)])
 
     cosines = (expected * computed).sum(axis=1)
+    assert loaded.name == choice.name
     assert (len(cosines), computed.dtype) == (1000, np.float32)
     assert (cosines.mean() >= mean, cosines.min() >= least) == (True, True)
     assert nearest_shared(expected, computed) >= nearest

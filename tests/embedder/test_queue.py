@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.engines import Shape, Tokens, as_asked
-from embedder.engines.openvino_session import float_shape, int8_shape
-from embedder.queue import BATCH_OVERHEAD_TOKENS, PATIENCE, Entry, Job, Queue
+from embedder.engines.openvino_session import few_shapes
+from embedder.queue import PATIENCE, Entry, Job, Queue
 
 Shaping = Callable[[int, int], Shape]
 
@@ -42,9 +42,9 @@ def padded(batch: list[Entry]) -> int:
     return len(batch) * max(entry.length for entry in batch)
 
 
-def density(texts: list[int], shape: Shaping) -> float:
+def density(texts: list[int], shape: Shaping, overhead: int) -> float:
     rows, columns = shape(len(texts), max(texts))
-    return sum(texts) / (rows * columns + BATCH_OVERHEAD_TOKENS) if rows * columns <= 512 else 0
+    return sum(texts) / (rows * columns + overhead) if rows * columns <= 512 else 0
 
 
 @given(st.lists(lengths, min_size=1, max_size=8), st.integers(1, 1000), st.integers(1, 64))
@@ -82,10 +82,16 @@ def test_queries_that_wait_together_are_computed_with_little_padding() -> None:
     assert len(batches) <= 6
 
 
-@given(st.lists(st.integers(16, 24), min_size=1, max_size=40), st.sampled_from([as_asked, float_shape, int8_shape]))
+@given(
+    st.lists(st.integers(16, 24), min_size=1, max_size=40),
+    st.sampled_from([as_asked, few_shapes]),
+    st.sampled_from([32, 64]),
+)
 @settings(deadline=None)
-def test_a_batch_is_the_densest_that_the_shortest_text_can_be_in(waiting: list[int], shape: Shaping) -> None:
-    queue = Queue(max_batch_tokens=512, max_batch_texts=1000, shape=shape)
+def test_a_batch_is_the_densest_that_the_shortest_text_can_be_in(
+    waiting: list[int], shape: Shaping, overhead: int
+) -> None:
+    queue = Queue(max_batch_tokens=512, max_batch_texts=1000, shape=shape, overhead_tokens=overhead)
     for length in waiting:
         put(queue, [length])
     first, *others = sorted(waiting)
@@ -94,17 +100,17 @@ def test_a_batch_is_the_densest_that_the_shortest_text_can_be_in(waiting: list[i
 
     batch = [entry.length for entry in queue.take()]
 
-    assert density(batch, shape) == max(density(texts, shape) for texts in possible)
+    assert density(batch, shape, overhead) == max(density(texts, shape, overhead) for texts in possible)
 
 
 @given(lengths, st.integers(1, 1000))
 @settings(deadline=None)
 def test_no_batch_is_computed_larger_than_allowed(request: list[int], budget: int) -> None:
-    queue = Queue(max_batch_tokens=budget, max_batch_texts=1000, shape=int8_shape)
+    queue = Queue(max_batch_tokens=budget, max_batch_texts=1000, shape=few_shapes)
     put(queue, request)
 
     for batch in taken(queue):
-        rows, columns = int8_shape(len(batch), max(entry.length for entry in batch))
+        rows, columns = few_shapes(len(batch), max(entry.length for entry in batch))
         assert len(batch) == 1 or rows * columns <= budget
 
 
