@@ -19,9 +19,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 MODEL = "all-minilm-l6-v2"
 START_SECONDS = 600  # a first start exports, and may quantise
 LOADS = {"1 client": ("short", 1), "8 clients": ("short", 8), "64 clients": ("short", 64), "8 x 64 texts": ("mixed", 8)}
-WARM_UP_SECONDS = 1.0
+WARM_UP_SECONDS = 1.0  # of each short load, before it is measured: a turn begins with what others left in the caches
 LAYERED = ("1 client", "64 clients")  # where what surrounds the engine is told
 
 
@@ -50,6 +51,14 @@ class Measured:
     failed: int = 0
     latencies: list[float] = field(default_factory=list)
 
+    def add(self, other: "Measured") -> None:
+        self.seconds += other.seconds
+        self.cpu_seconds += other.cpu_seconds
+        self.texts += other.texts
+        self.tokens += other.tokens
+        self.failed += other.failed
+        self.latencies += other.latencies
+
 
 @dataclass
 class Served:
@@ -58,7 +67,7 @@ class Served:
     port: int
     path: str
     start_seconds: float
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=lambda: {name: Measured() for name in LOADS})
 
     @property
     def processes(self) -> list[psutil.Process]:
@@ -146,25 +155,41 @@ def vectors(server: Served, texts: list[str]) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def load(server: Served, name: str, what: Asked, *, bodies: Path, options: argparse.Namespace, skip: int) -> None:
+def load(
+    server: Served, name: str, what: Asked, *, bodies: Path, seconds: float, client_cores: set[int], skip: int
+) -> Measured:
     _, clients = LOADS[name]
-    asking = ["--bodies", str(bodies), "--clients", str(clients)]
-    asking += ["--seconds", str(options.seconds), "--skip", str(skip)]
+    asking = ["--bodies", str(bodies), "--clients", str(clients), "--seconds", str(seconds), "--skip", str(skip)]
     cpu = server.cpu_seconds()
     done = subprocess.run(
         [sys.executable, str(ROOT / "bench" / "load.py"), "127.0.0.1", str(server.port), server.path, *asking],
         capture_output=True,
         check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, options.client_cores),
+        preexec_fn=lambda: os.sched_setaffinity(0, client_cores),
     )
     answer = json.loads(done.stdout)
-    measured = server.measured.setdefault(name, Measured())
-    measured.cpu_seconds += server.cpu_seconds() - cpu
-    measured.seconds += answer["elapsed"]
-    measured.latencies += answer["latencies"]
-    measured.texts += what.texts * len(answer["numbers"])
-    measured.tokens += sum(what.tokens[number] for number in answer["numbers"])
-    measured.failed += sum(times for status, times in answer["statuses"].items() if status != "200")
+    return Measured(
+        seconds=answer["elapsed"],
+        cpu_seconds=server.cpu_seconds() - cpu,
+        texts=what.texts * len(answer["numbers"]),
+        tokens=sum(what.tokens[number] for number in answer["numbers"]),
+        failed=sum(times for status, times in answer["statuses"].items() if status != "200"),
+        latencies=answer["latencies"],
+    )
+
+
+def take_turn(
+    name: str,
+    asking: Callable[..., Measured],
+    measured: dict[str, Measured],
+    *,
+    seconds: float,
+    skip: int,
+    is_warmed: bool = True,
+) -> None:
+    if is_warmed:
+        asking(seconds=WARM_UP_SECONDS, skip=skip)
+    measured[name].add(asking(seconds=seconds, skip=skip))
 
 
 def bound(directory: Path, cores: set[int]) -> tuple[float, float]:
@@ -193,18 +218,15 @@ class Alone:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self.measured: dict[str, Measured] = {}
+        self.measured: dict[str, Measured] = {name: Measured() for name in LAYERED}
 
-    def ask(self, name: str, *, seconds: float, skip: int) -> None:
+    def ask(self, name: str, *, seconds: float, skip: int) -> Measured:
         assert self._process.stdin is not None  # a pipe, as below
         wanted = {"clients": LOADS[name][1], "seconds": seconds, "skip": skip}
         self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
         self._process.stdin.flush()
         answer = json.loads(self.line())
-        measured = self.measured.setdefault(name, Measured())
-        measured.cpu_seconds += answer["cpu_seconds"]
-        measured.texts += answer["texts"]
-        measured.latencies += answer["latencies"]
+        return Measured(cpu_seconds=answer["cpu_seconds"], texts=answer["texts"], latencies=answer["latencies"])
 
     def line(self) -> bytes:
         assert self._process.stdout is not None  # a pipe, as below
@@ -225,9 +247,6 @@ def alone(engine: str, *, bodies: Path, cores: set[int], cache: Path) -> Iterato
     ) as process:
         engine_alone = Alone(process)
         engine_alone.line()
-        for name in LAYERED:
-            engine_alone.ask(name, seconds=WARM_UP_SECONDS, skip=0)
-        engine_alone.measured.clear()
         yield engine_alone
         assert process.stdin is not None  # a pipe
         process.stdin.close()  # which ends it
@@ -300,7 +319,7 @@ def main() -> None:
         parser.error(f"{options.data} has no corpus.jsonl.gz: name the directory of one set")
     usable = sorted(os.sched_getaffinity(0))
     cores = set(usable[: options.cores])
-    options.client_cores = set(usable[options.cores :]) or cores
+    client_cores = set(usable[options.cores :]) or cores
     directory = sources.bundled()
     what = asked(options.data, directory, model=MODEL)
     rate, tokens = bound(directory, cores)
@@ -327,10 +346,11 @@ def main() -> None:
         for round_number in range(options.rounds):
             for name, (kind, _) in LOADS.items():
                 for server in servers:
-                    skip = round_number * 997
-                    load(server, name, what[kind], bodies=bodies[kind], options=options, skip=skip)
+                    asking = partial(load, server, name, what[kind], bodies=bodies[kind], client_cores=client_cores)
+                    turn = partial(take_turn, name, seconds=options.seconds, skip=round_number * 997)
+                    turn(asking, server.measured, is_warmed=kind == "short")
                     if server.name in engines and name in LAYERED:
-                        engines[server.name].ask(name, seconds=options.seconds, skip=skip)
+                        turn(partial(engines[server.name].ask, name), engines[server.name].measured)
         print("\n".join(table(servers, checked)))
         print(f"\n{'server':26} {'alone, texts/core-s':>18} {'layer, 64 clients':>16} {'1 client, ms':>14}")
         for server in servers:
