@@ -8,7 +8,6 @@ import procrastinate
 from procrastinate.periodic import PeriodicDeferrer, PeriodicRegistry, PeriodicTask
 
 from api.tables import jobs
-from api.tables.database import Database
 
 Due = tuple[PeriodicTask[..., Any, ...], int]  # a task, and the moment at which it was due
 
@@ -16,15 +15,15 @@ Due = tuple[PeriodicTask[..., Any, ...], int]  # a task, and the moment at which
 class Schedule(PeriodicDeferrer):
     """Leaves out a job of which one waits already; PostgreSQL would refuse it, with an ERROR in its log."""
 
-    def __init__(self, registry: PeriodicRegistry, database: Database) -> None:
+    def __init__(self, registry: PeriodicRegistry, queue: procrastinate.BaseConnector) -> None:
         super().__init__(registry)
-        self._database = database
+        self._queue = queue  # with connections of its own: those of a busy worker's files would be waited for
 
     @classmethod
-    def taken_from(cls, app: procrastinate.App, database: Database) -> Self:
+    def taken_from(cls, app: procrastinate.App) -> Self:
         """What is periodic in `app`. Its workers then leave it alone, each of which would defer all of it."""
         registry, app.periodic_registry = app.periodic_registry, PeriodicRegistry()
-        return cls(registry, database)
+        return cls(registry, app.connector)
 
     async def defer_due(self) -> None:
         await self.defer_jobs(self.get_previous_tasks(at=time.time()))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # partly untyped
@@ -32,6 +31,6 @@ class Schedule(PeriodicDeferrer):
     async def defer_jobs(self, jobs_to_defer: Iterable[Due]) -> None:
         # The name of each is its queueing lock; of moments that were missed, the last does for all.
         latest = {periodic.task.name: (periodic, timestamp) for periodic, timestamp in jobs_to_defer}
-        async with self._database.connection() as connection:
-            waiting = await jobs.list_waiting(connection, list(latest))
+        rows = await self._queue.execute_query_all_async(jobs.LIST_WAITING, locks=list(latest))
+        waiting = {row["queueing_lock"] for row in rows}
         await super().defer_jobs(due for name, due in latest.items() if name not in waiting)  # pyright: ignore[reportUnknownMemberType]  # as above

@@ -251,7 +251,7 @@ async def drain(resources: Resources, *, seconds: float) -> int:
     app = create_queue(resources, seconds=seconds)
     running = _Running()
     work = partial(_work, app, resources.metrics, listens=False, poll_seconds=DRAIN_LOOK_SECONDS, running=running)
-    schedule = Schedule.taken_from(app, resources.database)
+    schedule = Schedule.taken_from(app)
     async with app.open_async():
         await schedule.defer_due()
         stop = asyncio.create_task(_until_nothing_is_due(resources, running, deadline))
@@ -295,7 +295,7 @@ async def _work_whenever_possible(stopping: asyncio.Event, resources: Resources)
 
 async def _work_until(stopping: asyncio.Event, resources: Resources) -> None:
     app = create_queue(resources)
-    schedule = Schedule.taken_from(app, resources.database)
+    schedule = Schedule.taken_from(app)
     stop = asyncio.create_task(stopping.wait())
     opening = asyncio.create_task(_open(app))
     await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)

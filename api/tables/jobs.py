@@ -43,6 +43,7 @@ SELECT queue_name, status::text AS status, count(*) AS count FROM procrastinate_
 WHERE status IN ('todo', 'doing') GROUP BY queue_name, status
 """
 
+# Those of the locks that a job holds which nobody has taken yet.
 LIST_WAITING = "SELECT queueing_lock FROM procrastinate_jobs WHERE status = 'todo' AND queueing_lock = ANY(%(locks)s)"
 
 # A job that waits for another try is not due before that, nor one before the end of another that has its lock.
@@ -69,12 +70,6 @@ async def list_lost(connection: Connection) -> list[tuple[str, str]]:
     """Files that wait without a job, as (store, file)."""
     rows = await (await connection.execute(LIST_LOST, {"queue": QUEUE})).fetchall()
     return [(row["vector_store_id"], row["file_id"]) for row in rows]
-
-
-async def list_waiting(connection: Connection, queueing_locks: Sequence[str]) -> set[str]:
-    """Those of the locks that a job holds which nobody has taken yet."""
-    rows = await (await connection.execute(LIST_WAITING, {"locks": list(queueing_locks)})).fetchall()
-    return {row["queueing_lock"] for row in rows}
 
 
 async def count_due(connection: Connection, queues: Sequence[str]) -> int:
