@@ -114,6 +114,7 @@ async def run_on(bound: socket.socket, settings: Settings) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
+            server_header=False,
             proxy_headers=False,  # nothing here asks for the caller's address
             timeout_graceful_shutdown=settings.shutdown_seconds,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -5,6 +5,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -41,13 +42,12 @@ class AccessLog:
         status = 500  # what the server answers when no response was begun
         started = time.perf_counter()
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
-                message["headers"] = [*headers, (b"x-request-id", request_id.encode())]
-            await send(message)
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            return send(message)
 
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:

@@ -17,6 +17,7 @@ from embedder import engines
 from embedder.admission import Limits
 from embedder.batching import Batcher, BatchReport
 from embedder.engines import Engine, ModelSpec
+from embedder.engines.cores import usable_cores
 from embedder.errors import ConfigurationWrong, Conflict, InvalidRequest, ModelUnavailable, NotFound
 from embedder.model import Model, Runtime, Status
 from embedder.registry import Declaration, Registry
@@ -275,11 +276,12 @@ class Pool:
                 engine.close()
             raise
         report = partial(self._on_batch, declaration.name) if self._on_batch is not None else None
-        return Batcher(loaded, limits=limits, name=declaration.name, on_batch=report)
+        takes_turns = usable_cores() == 1
+        return Batcher(loaded, limits=limits, name=declaration.name, on_batch=report, takes_turns=takes_turns)
 
 
 def spec_of(declaration: Declaration, *, threads: int | None) -> ModelSpec:
-    shared = engines.usable_cores() // declaration.replicas if declaration.replicas > 1 else None
+    shared = usable_cores() // declaration.replicas if declaration.replicas > 1 else None
     return ModelSpec(
         source=declaration.source,
         kind=declaration.kind if declaration.kind != "http" else "dense",

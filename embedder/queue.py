@@ -150,7 +150,8 @@ class Queue:
                 texts = min(rows, most)  # as many as are computed anyway
                 tokens = first.length + tokens_before[start + texts - 1] - tokens_before[start]
                 density = tokens / (rows * columns + self._overhead_tokens)
-                best = max(best, (density, longest, texts))
+                if (density, longest, texts) > best:
+                    best = density, longest, texts
         _, longest, texts = best
         start = bisect_left(lengths, -longest, key=neg)
         return [first, *others[start : start + texts - 1]]

@@ -3,9 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import orjson
 from pydantic import SecretStr
@@ -14,6 +13,7 @@ from starlette.responses import Response
 
 from embedder import token_ids
 from embedder.batching import CUT_HEADER, Computed
+from embedder.callers import Callers
 from embedder.engines import Text
 from embedder.errors import ClientGone, Forbidden, InvalidRequest, RequestTooLarge, Unauthenticated
 from embedder.metrics import Metrics
@@ -21,11 +21,8 @@ from embedder.model import Model
 from embedder.pool import Pool
 from embedder.settings import Settings
 
-PATIENCE_SECONDS = 0.2  # most answers come sooner; only then is it worth to watch for a caller who hangs up
 QUERY_TYPES = ("query", "search_query")
 PASSAGE_TYPES = ("passage", "document", "search_document")
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -33,6 +30,7 @@ class Service:
     settings: Settings
     pool: Pool
     metrics: Metrics
+    callers: Callers = field(default_factory=Callers)
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     def check_key(self, request: Request) -> None:
@@ -74,9 +72,6 @@ def holds_key(request: Request, *keys: SecretStr | None) -> bool:
 
 async def read_body(request: Request) -> bytes:
     limit = service_of(request).settings.max_request_bytes
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large(limit)
     chunks: list[bytes] = []
     size = 0
     while True:  # Starlette's own stream, without its cost
@@ -85,10 +80,16 @@ async def read_body(request: Request) -> bytes:
             raise ClientGone("The caller hung up.")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        if size > limit:
+        is_whole = not message.get("more_body")
+        if size > limit or (not is_whole and declared_length(request) > limit):
             raise too_large(limit)
-        if not message.get("more_body"):
+        if is_whole:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def declared_length(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
 
 
 def too_large(limit: int) -> RequestTooLarge:
@@ -109,7 +110,8 @@ async def compute(
     Raises:
         InvalidRequest: the model is of another kind, or may not cut a text that is too long.
     """
-    return await unless_gone(request, rows(model, texts, kind=kind, input_type=input_type, max_tokens=max_tokens))
+    work = rows(model, texts, kind=kind, input_type=input_type, max_tokens=max_tokens)
+    return await service_of(request).callers.answer(request, work)
 
 
 async def rows(
@@ -147,43 +149,22 @@ def prompt_for(model: Model, input_type: object) -> str:
     return next((facts.prompts[name] for name in names if name in facts.prompts), facts.default_prompt)
 
 
-async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """Await the work; it is cancelled when the caller hangs up meanwhile."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None  # a request is handled in one
-    watcher: asyncio.Task[None] | None = None
-    is_gone = False
-
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        is_gone = True
-        task.cancel()
-
-    def begin_to_watch() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
-
-    timer = loop.call_later(PATIENCE_SECONDS, begin_to_watch)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not is_gone or task.uncancel():
-            raise
-        raise ClientGone("The caller hung up.") from None
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
-
-
 def json_response(content: object, *, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
 def answer(content: bytes, computed: Computed) -> Response:
     """A computed answer, which says how many texts were cut."""
-    headers = {CUT_HEADER: str(computed.cut)} if computed.cut else None
-    return Response(content, media_type="application/json", headers=headers)
+    return Answer(content, cut=computed.cut)
+
+
+class Answer(Response):
+    """JSON whose head is written as bytes: to have Starlette encode it took longer than to send it."""
+
+    def __init__(self, content: bytes, *, cut: int) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = content
+        self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        if cut:
+            self.raw_headers.append((CUT_HEADER.encode(), b"%d" % cut))

@@ -4,11 +4,10 @@ Nothing heavy is imported here. `load` imports what the chosen engine needs; a m
 is served without torch.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +44,7 @@ class ModelSpec:
     activation: Activation | None = None  # rerank only; None: as the model's configuration says
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """One tokenised text, as `Engine.tokenize` makes it and `Engine.run` reads it."""
 
     ids: list[int]  # with special tokens, cut to the engine's max_tokens: len(ids) is what the batch costs
@@ -143,7 +141,3 @@ def public_name(source: str) -> str:
 def as_asked(texts: int, longest: int) -> Shape:
     """For engines to which one shape is as good as another."""
     return texts, longest
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from embedder.engines import EngineChoice, ModelSpec, Precision, usable_cores
+from embedder.engines import EngineChoice, ModelSpec, Precision
+from embedder.engines.cores import usable_cores
 from embedder.engines.exports import installed
 from embedder.engines.openvino_session import has_bfloat16
 from embedder.errors import ModelUnavailable

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import structlog
 
-from embedder.engines import Engine, ModelSpec, public_name, sources, usable_cores
+from embedder.engines import Engine, ModelSpec, public_name, sources
 from embedder.engines.choices import Choice, accelerator, candidates, hardware, processor
+from embedder.engines.cores import usable_cores
 from embedder.engines.exports import TOKENIZER_FILE, made, place, read_recipe, writable
 from embedder.engines.token_engine import Session, TokenEngine
 from embedder.errors import ModelUnavailable

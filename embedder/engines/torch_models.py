@@ -25,8 +25,8 @@ from embedder.engines import (
     Tokens,
     as_asked,
     sources,
-    usable_cores,
 )
+from embedder.engines.cores import usable_cores
 from embedder.engines.exports import Recipe
 from embedder.engines.rows import Computed, as_rows
 from embedder.engines.token_engine import facts_of, shorter

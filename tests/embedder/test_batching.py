@@ -26,11 +26,15 @@ def engine() -> Iterator[LetterEngine]:
 
 @asynccontextmanager
 async def batching(
-    *engines: LetterEngine, batch: int = 100, queue: int = 1_000_000, reports: list[BatchReport] | None = None
+    *engines: LetterEngine,
+    batch: int = 100,
+    queue: int = 1_000_000,
+    reports: list[BatchReport] | None = None,
+    takes_turns: bool = False,
 ) -> AsyncGenerator[Batcher]:
     limits = Limits(max_batch_tokens=batch, max_queued_tokens=queue)
     on_batch = reports.append if reports is not None else None
-    batcher = Batcher(engines, limits=limits, name="letters", on_batch=on_batch)
+    batcher = Batcher(engines, limits=limits, name="letters", on_batch=on_batch, takes_turns=takes_turns)
     try:
         yield batcher
     finally:
@@ -95,6 +99,20 @@ async def test_what_waits_while_the_model_is_busy_is_one_batch(engine: LetterEng
         await asyncio.gather(*asked)
 
     assert [sorted(batch) for batch in engine.batches] == [["first"], ["a", "b", "c", "d"]]
+
+
+async def test_on_a_single_core_who_asks_again_at_once_is_in_the_next_batch(engine: LetterEngine) -> None:
+    async def ask_twice(first: str, second: str) -> None:
+        await batcher.compute([first])
+        await batcher.compute([second])
+
+    async with batching(engine, batch=2, takes_turns=True) as batcher:
+        async with busy(batcher, engine):
+            callers = [asyncio.create_task(ask_twice(*letters)) for letters in ("ab", "cd", "ef")]
+            await settled(batcher, 3)
+        await asyncio.gather(*callers)
+
+    assert [len(batch) for batch in engine.batches] == [1, 2, 2, 2]
 
 
 async def test_texts_of_like_length_share_a_batch(engine: LetterEngine) -> None:
