@@ -88,14 +88,14 @@ def test_queries_that_wait_together_are_computed_with_little_padding() -> None:
     st.sampled_from([32, 64]),
 )
 @settings(deadline=None)
-def test_a_batch_is_the_densest_that_the_shortest_text_can_be_in(
+def test_a_batch_is_the_densest_that_the_first_text_can_be_in(
     waiting: list[int], shape: Shaping, overhead: int
 ) -> None:
     queue = Queue(max_batch_tokens=512, max_batch_texts=1000, shape=shape, overhead_tokens=overhead)
     for length in waiting:
         put(queue, [length])
-    first, *others = sorted(waiting)
-    fitting = [[length for length in reversed(others) if length <= longest] for longest in waiting]
+    first, others = waiting[0], sorted(waiting[1:], reverse=True)
+    fitting = [[length for length in others if length <= longest] for longest in waiting if longest >= first]
     possible = [[first, *some[:number]] for some in fitting for number in range(len(some) + 1)]
 
     batch = [entry.length for entry in queue.take()]
@@ -121,6 +121,20 @@ def test_a_short_request_is_before_the_rest_of_a_long_one() -> None:
     short = put(queue, [5])
 
     assert [entry.claims for entry in queue.take()] == [{short: [0]}]
+
+
+def test_short_requests_are_taken_as_they_came() -> None:
+    queue = queue_of(texts=1)
+    jobs = [put(queue, [length]) for length in (30, 100, 5, 20)]
+
+    assert [next(iter(batch[0].claims)) for batch in taken(queue)] == jobs
+
+
+def test_of_longer_requests_the_one_of_half_the_length_is_first() -> None:
+    queue = queue_of(texts=1)
+    longer, long, short = (put(queue, [length]) for length in (1000, 500, 100))
+
+    assert [next(iter(batch[0].claims)) for batch in taken(queue)] == [short, long, longer]
 
 
 def test_short_requests_share_a_batch_that_no_long_one_joins() -> None:
