@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import copy
 import json
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -75,11 +77,12 @@ class _PackedDumper(Dumper):
 
 @dataclass
 class _Catalogue:
-    """What was found out about the database, once."""
+    """What is known of the database by all who share its connections."""
 
     chunk_table: ChunkTable | None = None
     vector_types: dict[str, TypeInfo] = field(default_factory=dict[str, TypeInfo])
     lacks_vector_types: bool = False
+    doubted_at: float = -math.inf  # when connections were last feared to be broken, by the monotonic clock
 
 
 class Database:
@@ -127,7 +130,11 @@ class Database:
         await self._pool.close()
 
     async def check_connections(self) -> None:
-        """Replace those of the pool's idle connections that broke while nobody looked."""
+        """Replace those of the pool's idle connections that broke while nobody looked.
+
+        Others are looked at when they are next used: one may just be opened, and join the pool later.
+        """
+        self._catalogue.doubted_at = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CHECK_SECONDS):  # wait_for of Python 3.11 may lose a cancellation
                 await self._pool.check()
@@ -155,7 +162,7 @@ class Database:
             async with asyncio.timeout(None if is_long else self._answer_seconds):
                 with Stopwatch("sql"):  # the wait for a connection included
                     # Not the pool's own context manager, which would end a transaction: there is none outside ours.
-                    connection = await self._pool.getconn()
+                    connection = await self._sound_connection()
                     connection.scope = self.scope
                     try:
                         if self.scope.tenant and await scope.is_policed(connection):
@@ -214,6 +221,22 @@ class Database:
                 await self._pool.drain()
             catalogue.chunk_table = found
         return catalogue.chunk_table
+
+    async def _sound_connection(self) -> Connection:
+        """One of the pool's, looked at if it may be as old as the last doubt."""
+        while True:
+            connection = await self._pool.getconn()
+            if connection.sound_at >= self._catalogue.doubted_at:
+                return connection
+            try:
+                await self._pool.check_connection(connection)
+            except BaseException as error:
+                await self._pool.putconn(connection)  # which replaces it
+                if not isinstance(error, psycopg.Error):
+                    raise
+            else:
+                connection.sound_at = time.monotonic()
+                return connection
 
     async def _configure(self, connection: Connection) -> None:
         set_json_loads(_load_json, connection)

@@ -6,6 +6,7 @@ through that.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, LiteralString, NamedTuple
@@ -89,6 +90,7 @@ class Connection(psycopg.AsyncConnection[DictRow]):
     """A connection that knows for whom it is used; `Database` says so whenever it hands one out."""
 
     scope: Scope = NOTHING
+    sound_at: float = -math.inf  # when it was last looked at, by the monotonic clock
     is_policed: bool | None = None  # whether row-level security binds its role; None: not asked yet
     # That of its searches: one that repeats its statement knows the types already.
     searches: psycopg.AsyncRawCursor[Any] | None = None

@@ -49,7 +49,7 @@ async def cut_connections(database: str) -> int:
     """End those of the API in the server, as a failover or an idle timeout does; how many there were."""
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
         cursor = await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
             "WHERE application_name = 'quiver' AND datname = current_database()"
         )
         return cursor.rowcount
