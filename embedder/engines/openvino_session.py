@@ -1,7 +1,6 @@
 """OpenVINO: graphs converted from torch, run without it."""
 
 import sys
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -36,7 +35,6 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-@cache
 def few_shapes(texts: int, longest: int) -> Shape:
     """One of two numbers of texts in each doubling, of few lengths, so that the kernels of each shape are soon there.
 
