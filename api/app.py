@@ -21,8 +21,8 @@ from api.observation import current as current_observation
 from api.openapi import DescribedApp
 from api.resources import Resources
 from api.routes import embeddings, files, keys, operations, table_syncs, uploads, vector_store_files, vector_stores
-from api.search_shortcut import SearchShortcut
 from api.settings import Settings
+from api.shortcuts import Shortcuts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -98,12 +98,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(Authenticate, key=key, resources=resources),
             Middleware(Limit, resources=resources),
             Middleware(Idempotency, resources=resources),
-            Middleware(SearchShortcut),
+            Middleware(Shortcuts),
         ],
     )
     app.state.resources = resources
     add_error_handlers(app)
-    app.include_router(embeddings.batch_router, prefix="/v1")  # first: routes are tried one after another
     for part in (embeddings, files, keys, table_syncs, uploads, vector_store_files, vector_stores):
         app.include_router(part.router, prefix="/v1")
     app.include_router(operations.router)

@@ -1,4 +1,4 @@
-"""Bodies of `POST .../embeddings/batch`, read four times as fast as by way of lists of Python's numbers."""
+"""Bodies of `POST .../embeddings/batch`: without lists of Python's numbers on the way, in a quarter of the time."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -6,10 +6,12 @@ from typing import Any, Final
 import orjson
 import simdjson
 
+from api.schemas.embeddings import CreateEmbeddingBatchRequest
+
 # A parser keeps memory of a few times the largest body it has read.
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 
-# Where a body of vectors as base64 shows that it has no lists, which orjson reads as fast.
+# Where a body of vectors as base64 shows that it has no lists.
 LOOKED_AT_BYTES: Final = 256 * 1024
 
 ESCAPED_BRACKET: Final = b"\\u005"  # how JSON may write `[`, if it ends with a `b`
@@ -18,9 +20,12 @@ ESCAPED_BRACKET: Final = b"\\u005"  # how JSON may write `[`, if it ends with a 
 class _Unusual(ValueError):
     """The body is not what clients usually send, and may be wrong."""
 
+    def __init__(self) -> None:
+        super().__init__("not what clients usually send")
+
 
 class BatchReader:
-    """Reads JSON as orjson does, but lists of numbers called `embedding` as a `memoryview` of doubles.
+    """Makes of JSON the request that orjson and pydantic make of it, or refuses it: what is unusual, they may take.
 
     For use by one thread at a time.
     """
@@ -28,19 +33,20 @@ class BatchReader:
     def __init__(self) -> None:
         self._parser = simdjson.Parser()
 
-    def read(self, body: bytes) -> Any:
-        """Parse a body.
+    def read(self, body: bytes) -> CreateEmbeddingBatchRequest:
+        """Read a body; vectors are base64 or a `memoryview` of doubles.
 
         Raises:
-            orjson.JSONDecodeError: it is no JSON.
+            ValueError: it is no such request, or an unusual one.
         """
-        if not _has_lists(body):
-            return orjson.loads(body)
+        if not _has_lists(body):  # parsed and validated at once: two thirds of the time of one after the other
+            return CreateEmbeddingBatchRequest.model_validate_json(body)
         parser = self._parser if len(body) <= MAX_KEPT_BYTES else simdjson.Parser()
         try:
-            return _read(parser, body)
-        except (ValueError, LookupError, TypeError, RuntimeError):  # orjson reads more of JSON, or says what is wrong
-            return orjson.loads(body)
+            read = _read(parser, body)
+        except (LookupError, TypeError, RuntimeError) as error:
+            raise _Unusual from error
+        return CreateEmbeddingBatchRequest.model_validate(read)
 
 
 def _has_lists(body: bytes) -> bool:
@@ -84,8 +90,10 @@ def _require_flat(body: bytes, chunks: Sequence[dict[str, Any]]) -> None:
     lists = sum(isinstance(chunk.get("embedding"), memoryview) for chunk in chunks)
     if not lists:
         return
-    others = sum(_brackets(value) for chunk in chunks for value in chunk.values())
-    if _count_brackets(body) != 1 + lists + others or (others and ESCAPED_BRACKET in body):
+    others = _count_brackets(body) - 1 - lists
+    if others and (
+        ESCAPED_BRACKET in body or others != sum(_brackets(value) for chunk in chunks for value in chunk.values())
+    ):
         raise _Unusual
 
 

@@ -205,6 +205,13 @@ class Client:
         return answer.json()
 
 
+def settle(postgres: EmbeddedPostgres, *statements: str) -> None:
+    """Have nothing left to write or to clean up of what came before, which the next way would pay for."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        for statement in (*statements, "CHECKPOINT"):
+            connection.execute(statement)
+
+
 def last_chunk(postgres: EmbeddedPostgres) -> int:
     with psycopg.connect(postgres.url) as connection:
         row = connection.execute(LAST).fetchone()
@@ -248,18 +255,19 @@ def measure(
         servers = [postgres.process.pid, served.pid]
         client = Client(served.url)
         for _ in range(rounds):
-            with psycopg.connect(postgres.url, autocommit=True) as connection:
-                connection.execute(BARE_TABLE)
+            settle(postgres, BARE_TABLE)
             copied = measure_one(copy_straight(postgres.url, chunks), count, servers)
             measured["COPY into a bare table"].append(copied)
             for way, posted in ways.items():
                 store = into.id if into else client.create_store()
                 before, last = client.count(store), last_chunk(postgres)
+                settle(postgres)
                 measured[way].append(measure_one(post_batches(served.url, store, posted), count, servers))
                 assert client.count(store) == before + count
                 check(postgres, client, store, chunks, after=last)
                 if into is None:
                     client.delete_store(store)
+                    settle(postgres, "VACUUM")
         print_table(measured)
         if into is None:
             with worker(postgres, directory):

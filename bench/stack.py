@@ -24,7 +24,7 @@ from api.resources import Resources
 from api.services import keywords, vector_indexes
 from api.settings import Settings
 from api.tables import chunk_copy, migrations, vector_stores
-from api.tables.chunk_copy import NewChunk
+from api.tables.chunk_copy import NewChunks
 from api.up.embedded_postgres import EmbeddedPostgres
 from bench import generated
 from bench.straight import Asked
@@ -142,12 +142,15 @@ async def _copy(opened: Resources, id: str, count: int, dimension: int) -> None:
             now = (await (await connection.execute("SELECT now() AS now")).fetchone())["now"]
             await vector_stores.insert(connection, id=id, created_at=now, values=values | model)
     for block in generated.blocks(count, dimension):
-        rows = zip(block.texts, block.attributes, strict=True)
-        new = [NewChunk(f"{block.first + place:07}", *row) for place, row in enumerate(rows)]
+        new = NewChunks(
+            [f"{block.first + place:07}" for place in range(len(block.texts))], block.texts, block.attributes
+        )
         size = sum(len(text) for text in block.texts)
         async with opened.database.transaction(is_long=True) as connection:
             await chunk_copy.insert(connection, table, id, new, block.vectors)
-            await vector_stores.count_chunks(connection, id, files=len(new), usage_bytes=size, dimension=dimension)
+            await vector_stores.count_chunks(
+                connection, id, files=len(block.texts), usage_bytes=size, dimension=dimension
+            )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from api.answers import Json
-from api.routes.json_route import BatchRoute, JsonRoute
+from api.routes.json_route import JsonRoute
 from api.routes.parameters import Opened
 from api.schemas.embeddings import (
     CreateEmbeddingBatchRequest,
@@ -19,9 +19,7 @@ from api.schemas.embeddings import (
 from api.schemas.requests import PageQuery
 from api.services import chunks
 
-PREFIX = "/vector_stores/{vector_store_id}/embeddings"
-router = APIRouter(prefix=PREFIX, tags=["Embeddings"], route_class=JsonRoute)
-batch_router = APIRouter(prefix=PREFIX, tags=["Embeddings"], route_class=BatchRoute)
+router = APIRouter(prefix="/vector_stores/{vector_store_id}/embeddings", tags=["Embeddings"], route_class=JsonRoute)
 
 EMBEDS: dict[int | str, dict[str, Any]] = {502: {}, 504: {}}  # how the embedding service fails
 
@@ -31,7 +29,7 @@ async def create_embedding(vector_store_id: str, request: CreateEmbeddingRequest
     return Json(await chunks.create(resources, vector_store_id, request))
 
 
-@batch_router.post("/batch", response_model=EmbeddingBatch, responses=EMBEDS)
+@router.post("/batch", response_model=EmbeddingBatch, responses=EMBEDS)
 async def create_embedding_batch(
     vector_store_id: str, request: CreateEmbeddingBatchRequest, resources: Opened
 ) -> Response:

@@ -1,7 +1,6 @@
 """A route that reads its body up to a limit and parses it with orjson: faster on vectors, and strict about NaN."""
 
 from collections.abc import Callable, Coroutine
-from importlib.util import find_spec
 from typing import Any
 
 import orjson
@@ -13,8 +12,6 @@ from api.errors import InvalidRequest, RequestTooLarge
 
 
 class _JsonRequest(Request):
-    parse: Callable[[bytes], Any] = staticmethod(orjson.loads)
-
     async def read(self, limit: int) -> None:
         """Read the body into memory, as far as the limit allows.
 
@@ -39,34 +36,17 @@ class _JsonRequest(Request):
         self._body = b"".join(parts)
 
     async def json(self) -> Any:
-        return self.parse(await self.body())
+        return orjson.loads(await self.body())
 
 
 class JsonRoute(APIRoute):
-    def parser(self) -> Callable[[bytes], Any]:
-        """What parses the bodies; it raises a ValueError when one is no JSON."""
-        return orjson.loads
-
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        parse = self.parser()
 
         async def handle_json(request: Request) -> Response:
             json_request = _JsonRequest(request.scope, request.receive)
-            json_request.parse = parse
             # Here and not when FastAPI asks for it, which would answer any failure with a 400.
             await json_request.read(limit=request.app.state.resources.settings.max_request_bytes)
             return await handle(json_request)
 
         return handle_json
-
-
-class BatchRoute(JsonRoute):
-    """One that takes many vectors."""
-
-    def parser(self) -> Callable[[bytes], Any]:
-        if find_spec("simdjson") is None:  # 15 MB, which the package for AWS Lambda does not have
-            return orjson.loads
-        from api.batch_body import BatchReader
-
-        return BatchReader().read

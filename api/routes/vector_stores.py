@@ -55,9 +55,6 @@ async def retrieve_vector_store_index(vector_store_id: str, resources: Opened) -
 
 @router.post("/{vector_store_id}/search", response_model=SearchResultsPage, responses={502: {}, 504: {}})
 async def search_vector_store(vector_store_id: str, request: SearchRequest, resources: Opened) -> Response:
-    return search_answer(await search.search(resources, vector_store_id, request))
-
-
-def search_answer(found: search.Found) -> Json:
+    found = await search.search(resources, vector_store_id, request)
     missing = {"x-quiver-rerank": found.is_rerank_missing, "x-quiver-sparse": found.is_sparse_missing}
     return Json(found.page, headers={header: "unavailable" for header, is_missing in missing.items() if is_missing})

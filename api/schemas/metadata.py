@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from api.schemas.texts import without_nul
 
 MAX_METADATA_DEPTH = 100  # orjson writes 254 levels, and an answer adds some of its own
+INTEGERS = range(-(2**63), 2**64)  # that orjson writes; it reads larger ones as floats, and pydantic as they are
 
 
 def _storable_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -19,6 +20,10 @@ def _storable_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         match node:
             case str(text):
                 without_nul(text)
+            case float(number) if not math.isfinite(number):
+                raise ValueError("must hold numbers that are finite")
+            case int(number) if number not in INTEGERS:
+                raise ValueError("must hold integers of 64 bits")
             case list(items):
                 waiting.extend((item, depth + 1) for item in items)
             case dict(entries):

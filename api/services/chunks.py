@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
 from typing import TypeVar
 
 from api.errors import Conflict, InvalidRequest, NotFound, RequestTooLarge
@@ -13,7 +12,7 @@ from api.schemas.requests import PageQuery
 from api.schemas.vector_stores import VectorStore
 from api.services import idempotency, paging, stores
 from api.tables import chunk_copy, chunks, vector_stores
-from api.tables.chunk_copy import NewChunk
+from api.tables.chunk_copy import NewChunks
 from api.tables.database import Connection
 from api.vectors import Vector, Vectors, as_rows
 from api.wire import have_same_direction, read_vectors
@@ -100,13 +99,15 @@ async def _insert(
     """
     table = await resources.database.chunk_table()
     ids = _ids(table, requests, path)
-    async with resources.database.connection() as connection:
-        store = await stores.get_unexpired(connection, vector_store_id)
-    vectors = await _vectors(resources, store, requests, path)
-    new = [NewChunk(id, request.content, request.metadata) for id, request in zip(ids, requests, strict=True)]
+    vectors = await _vectors(resources, vector_store_id, requests, path)
+    new = NewChunks(ids, [request.content for request in requests], [request.metadata for request in requests])
+    # Two retries at once must not both find the ids free; not every table has a unique key to stop them.
+    take = vector_stores.hold if ids.count(None) == len(ids) else vector_stores.lock
     async with resources.database.transaction() as connection:
-        existing = await _existing(connection, table, vector_store_id, requests, new, vectors)
-        written = answer(await _write(connection, table, vector_store_id, existing, new, vectors))
+        store = stores.require_unexpired(vector_store_id, await take(connection, vector_store_id))
+        rows = _of_one_dimension(store, requests, vectors, path)
+        existing = await _existing(connection, table, vector_store_id, requests, new, rows)
+        written = answer(await _write(connection, table, vector_store_id, existing, new, rows))
         await idempotency.settle(resources, connection, written)
     return written
 
@@ -124,22 +125,22 @@ async def _write(
     table: ChunkTable,
     vector_store_id: str,
     existing: Mapping[str, Embedding],
-    new: Sequence[NewChunk],
+    new: NewChunks,
     vectors: Vectors,
 ) -> list[Embedding]:
     missing, missing_vectors = new, vectors
     if existing:
-        positions = [position for position, chunk in enumerate(new) if chunk.id not in existing]
-        missing, missing_vectors = [new[position] for position in positions], vectors[positions]
+        positions = [position for position, id in enumerate(new.ids) if id not in existing]
+        missing, missing_vectors = new.at(positions), vectors[positions]
     inserted: list[Embedding] = []
-    if missing:
+    if missing.ids:
         inserted = await chunk_copy.insert(connection, table, vector_store_id, missing, missing_vectors)
     dimension = vectors.shape[1]
     is_counted = await vector_stores.count_chunks(
         connection,
         vector_store_id,
-        files=len(missing),
-        usage_bytes=sum(len(chunk.content.encode()) for chunk in missing),
+        files=len(missing.ids),
+        usage_bytes=sum(map(len, map(str.encode, missing.contents))),
         dimension=dimension,
     )
     if not is_counted:  # expired meanwhile, or given its dimension by somebody else; the transaction is undone
@@ -148,7 +149,7 @@ async def _write(
     if not existing:
         return inserted
     in_order = iter(inserted)
-    return [existing.get(chunk.id or "") or next(in_order) for chunk in new]
+    return [existing.get(id or "") or next(in_order) for id in new.ids]
 
 
 async def _existing(
@@ -156,80 +157,88 @@ async def _existing(
     table: ChunkTable,
     vector_store_id: str,
     requests: Sequence[CreateEmbeddingRequest],
-    new: Sequence[NewChunk],
+    new: NewChunks,
     vectors: Vectors,
 ) -> dict[str, Embedding]:
     """The chunks that are there already, after a check that they are the same."""
-    own_ids = [chunk.id for chunk in new if chunk.id is not None]
-    # Two retries at once must not both find the ids free; not every table has a unique key to stop them.
-    take = vector_stores.lock if own_ids else vector_stores.hold
-    if not await take(connection, vector_store_id):
-        raise stores.no_such_store(vector_store_id)
+    own_ids = [id for id in new.ids if id is not None]
     if not own_ids:
         return {}
     found = await chunks.find_same_ids(connection, table, vector_store_id, own_ids)
-    for request, chunk, vector in zip(requests, new, vectors, strict=True):
-        if chunk.id not in found:
+    for request, id, vector in zip(requests, new.ids, vectors, strict=True):
+        if id not in found:
             continue
-        there, stored = found[chunk.id]
-        is_same = (there["content"], there["metadata"]) == (chunk.content, chunk.metadata) and stored is not None
+        there, stored = found[id]
+        is_same = (there["content"], there["metadata"]) == (request.content, request.metadata) and stored is not None
         # What the server embedded itself may differ by a rounding from one time to the next.
         if not is_same or (request.embedding is not None and not have_same_direction(stored, vector)):
             raise Conflict(
-                f"Vector store {vector_store_id!r} has another chunk with id {chunk.id!r}; delete that one first.",
+                f"Vector store {vector_store_id!r} has another chunk with id {id!r}; delete that one first.",
                 param="id",
             )
     return {id: there for id, (there, _) in found.items()}
 
 
 async def _vectors(
-    resources: Resources, store: VectorStore, requests: Sequence[CreateEmbeddingRequest], path: str
-) -> Vectors:
-    """A row for each request, embedded here where the caller sent none; all of the store's dimension."""
-    given = [position for position, request in enumerate(requests) if request.embedding is not None]
+    resources: Resources, vector_store_id: str, requests: Sequence[CreateEmbeddingRequest], path: str
+) -> list[Vector] | Vectors:
+    """A vector for each request, embedded here where the caller sent none."""
+    embeddings = [request.embedding for request in requests]
+    given = [position for position, embedding in enumerate(embeddings) if embedding is not None]
     rows = read_vectors(
-        [request.embedding for request in requests if request.embedding is not None],
+        [embedding for embedding in embeddings if embedding is not None],
         param_of=lambda place: f"{path.format(given[place])}embedding",
     )
-    dimension = store["embedding_dimension"]
-    if dimension is not None:
-        _refuse_other_dimensions(store, given, rows, dimension, path)
     if len(given) == len(requests):
-        if dimension is None:
-            _refuse_other_dimensions(store, given, rows, rows[0].size, path)
-        return as_rows(rows)
-    positions = [position for position, request in enumerate(requests) if request.embedding is None]
+        return rows
+    async with resources.database.connection() as connection:
+        store = await stores.get_unexpired(connection, vector_store_id)
+    dimension = store["embedding_dimension"]
+    if dimension is not None:  # before they are paid for
+        _refuse_other_dimensions(store, given, rows, dimension, path)
+    positions = [position for position, embedding in enumerate(embeddings) if embedding is None]
     model = store["embedding_model"] or resources.embeddings.default_model
     texts = [requests[position].content for position in positions]
     embedded = await resources.embeddings.embed(texts, model=model, dimension=dimension)
-    if dimension is None:  # what the model made decides
-        _refuse_other_dimensions(store, given, rows, embedded[0].size, path)
     by_position = dict(zip((*given, *positions), (*rows, *embedded), strict=True))
-    return as_rows([by_position[position] for position in range(len(requests))])
+    return [by_position[position] for position in range(len(requests))]
+
+
+def _of_one_dimension(
+    store: VectorStore, requests: Sequence[CreateEmbeddingRequest], vectors: list[Vector] | Vectors, path: str
+) -> Vectors:
+    """The vectors as rows: of the store's dimension, or else of what the model made of the first text."""
+    dimension = store["embedding_dimension"]
+    if dimension is None:
+        embedded = (position for position, request in enumerate(requests) if request.embedding is None)
+        dimension = vectors[next(embedded, 0)].size
+    _refuse_other_dimensions(store, range(len(requests)), vectors, dimension, path)
+    return as_rows(vectors)
 
 
 def _refuse_other_dimensions(
-    store: VectorStore, positions: Sequence[int], rows: list[Vector] | Vectors, dimension: int, path: str
+    store: VectorStore, positions: Sequence[int], vectors: list[Vector] | Vectors, dimension: int, path: str
 ) -> None:
-    sizes = map(len, rows) if isinstance(rows, list) else repeat(rows.shape[1], len(positions))
-    for position, size in zip(positions, sizes, strict=True):
+    if not isinstance(vectors, list) and vectors.shape[1] == dimension:
+        return
+    for position, size in zip(positions, map(len, vectors), strict=True):
         if size != dimension:
             raise _wrong_dimension(store, size, param=f"{path.format(position)}embedding", expected=dimension)
 
 
 def _ids(table: ChunkTable, requests: Sequence[CreateEmbeddingRequest], path: str) -> list[str | None]:
     """The clients' own ids as the table will have them, each but once."""
-    if all(request.id is None for request in requests):
-        return [None] * len(requests)
-    ids: list[str | None] = []
+    ids = [request.id for request in requests]
     seen: set[str] = set()
-    for position, request in enumerate(requests):
+    for position, own in enumerate(ids):
+        if own is None:
+            continue
         param = f"{path.format(position)}id"
-        id = None if request.id is None else chunks.canonical_id(table, request.id, param=param)
+        id = chunks.canonical_id(table, own, param=param)
         if id in seen:
             raise InvalidRequest(f"The id {id!r} stands twice in the batch.", param=param)
-        ids.append(id)
-        seen |= {id} if id is not None else set()
+        seen.add(id)
+        ids[position] = id
     return ids
 
 

@@ -116,10 +116,21 @@ async def get_unexpired(connection: Connection, id: str) -> VectorStore:
         NotFound: there is none.
         InvalidRequest: it has expired.
     """
-    store = await get_on(connection, id)
-    if store["status"] == "expired":
+    return require_unexpired(id, await vector_stores.find(connection, id))
+
+
+def require_unexpired(id: str, found: VectorStore | None) -> VectorStore:
+    """The store that was found, to be searched or written to.
+
+    Raises:
+        NotFound: none was.
+        InvalidRequest: it has expired.
+    """
+    if found is None:
+        raise no_such_store(id)
+    if found["status"] == "expired":
         raise expired(id)
-    return store
+    return found
 
 
 async def update(resources: Resources, id: str, request: UpdateVectorStoreRequest) -> VectorStore:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import repeat
+from itertools import chain, repeat
 from struct import Struct, pack
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from uuid import UUID, uuid4
 
 from psycopg import errors as pg
@@ -20,6 +20,8 @@ from api.tables.chunks import is_half, require_typed_id, typed_id
 from api.tables.database import Connection
 from api.vectors import Vectors, packed
 
+T = TypeVar("T")
+
 COPY = "COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)"
 
 NEXT_SERIAL_IDS = """
@@ -33,12 +35,15 @@ _NULL: Final = b"\xff\xff\xff\xff"
 _LENGTH: Final = Struct(">i").pack
 
 
-class NewChunk(NamedTuple):
-    """A chunk to insert, but for its vector."""
+class NewChunks(NamedTuple):
+    """Chunks to insert, but for their vectors: of each column, what one after the other has."""
 
-    id: str | None
-    content: str
-    metadata: Mapping[str, Any] | None
+    ids: Sequence[str | None]
+    contents: Sequence[str]
+    metadata: Sequence[Mapping[str, Any] | None]
+
+    def at(self, positions: Sequence[int]) -> "NewChunks":
+        return NewChunks(_at(self.ids, positions), _at(self.contents, positions), _at(self.metadata, positions))
 
 
 class Place(NamedTuple):
@@ -60,7 +65,7 @@ class Rows:
 
 
 async def insert(
-    connection: Connection, table: ChunkTable, vector_store_id: str, new: Sequence[NewChunk], vectors: Vectors
+    connection: Connection, table: ChunkTable, vector_store_id: str, new: NewChunks, vectors: Vectors
 ) -> list[Embedding]:
     """Copy chunks in and answer with them, in their order. Those without an id get one.
 
@@ -70,13 +75,13 @@ async def insert(
         Conflict: the table has one of the ids already.
         InvalidRequest: the table refuses a row for a rule of its own.
     """
-    chunk_ids = await _ids_for(connection, table, new)
+    chunk_ids = await _ids_for(connection, table, new.ids)
     now = datetime.now(UTC)
+    rows = Rows(chunk_ids, new.contents, new.metadata, vectors, created_at=now)
     try:
-        contents, metadata = [chunk.content for chunk in new], [chunk.metadata for chunk in new]
-        await copy(connection, table, vector_store_id, Rows(chunk_ids, contents, metadata, vectors, created_at=now))
+        await copy(connection, table, vector_store_id, rows)
     except pg.UniqueViolation as error:
-        if any(chunk.id is not None for chunk in new):
+        if not _are_none(new.ids):
             raise Conflict("One of these ids is taken by a chunk of another vector store.", param="id") from error
         raise Conflict(
             f"The sequence of table {table.name!r} gives ids that are taken; set it behind the highest of them."
@@ -90,11 +95,11 @@ async def insert(
             "id": str(id),
             "object": "embedding",
             "vector_store_id": vector_store_id,
-            "content": chunk.content,
-            "metadata": cast("dict[str, Any] | None", chunk.metadata),
+            "content": content,
+            "metadata": cast("dict[str, Any] | None", metadata),
             "created_at": seconds,
         }
-        for id, chunk in zip(chunk_ids, new, strict=True)
+        for id, content, metadata in zip(chunk_ids, new.contents, new.metadata, strict=True)
     ]
 
 
@@ -138,30 +143,30 @@ def _pack(
 ) -> bytes:
     start = pack(">h", len(same) + len(each) + 1)
     start += b"".join(_packer(connection, place.type)(value) for place, value in same.items())
-    columns = [_column(connection, place, values) for place, values in each.items()]
-    lengths = repeat(_LENGTH(len(vectors[0]) if vectors else 0), len(vectors))
-    pieces = [_SIGNATURE]
-    for fields in zip(*columns, lengths, vectors, strict=True):
-        pieces.append(start)
-        pieces.extend(fields)
-    pieces.append(_TRAILER)
-    return b"".join(pieces)
+    pieces = [repeat(start, len(vectors))]
+    for place, values in each.items():
+        pieces += _pieces(connection, place, values)
+    pieces += [repeat(_LENGTH(len(vectors[0]) if vectors else 0), len(vectors)), vectors]
+    # No line of Python for a row: of many rows, that would be most of the time.
+    return b"".join((_SIGNATURE, *chain.from_iterable(zip(*pieces, strict=True)), _TRAILER))
 
 
-def _column(connection: Connection, place: Place, values: Sequence[object]) -> Iterable[bytes]:
-    """A field for each value. Most columns are of texts or of nothing, whose fields need no dumper."""
-    if place.type == "text" and connection.info.encoding == "utf-8":
-        return map(_pack_text, cast("Sequence[str | None]", values))
-    if all(value is None for value in values):
-        return repeat(_NULL, len(values))
-    return map(_packer(connection, place.type), values)
+def _pieces(connection: Connection, place: Place, values: Sequence[object]) -> list[Iterable[bytes]]:
+    """What the values' fields are put together from. Most columns are of texts or of nothing, and need no dumper."""
+    if _are_none(values):
+        return [repeat(_NULL, len(values))]
+    if place.type == "text" and connection.info.encoding == "utf-8" and None not in values:
+        texts = list(map(str.encode, cast("Sequence[str]", values)))
+        return [map(_LENGTH, map(len, texts)), texts]
+    return [map(_packer(connection, place.type), values)]
 
 
-def _pack_text(value: str | None) -> bytes:
-    if value is None:
-        return _NULL
-    data = value.encode()
-    return _LENGTH(len(data)) + data
+def _at(column: Sequence[T], positions: Sequence[int]) -> list[T]:
+    return [column[position] for position in positions]
+
+
+def _are_none(values: Sequence[object]) -> bool:
+    return values.count(None) == len(values)
 
 
 def _packer(connection: Connection, type_name: str) -> Callable[[object], bytes]:
@@ -178,9 +183,14 @@ def _packer(connection: Connection, type_name: str) -> Callable[[object], bytes]
     return pack_field
 
 
-async def _ids_for(connection: Connection, table: ChunkTable, new: Sequence[NewChunk]) -> list[str | int | UUID]:
-    generated = iter(await new_ids(connection, table, sum(chunk.id is None for chunk in new)))
-    return [next(generated) if chunk.id is None else require_typed_id(table.id, chunk.id, param="id") for chunk in new]
+async def _ids_for(
+    connection: Connection, table: ChunkTable, wanted: Sequence[str | None]
+) -> Sequence[str | int | UUID]:
+    generated = await new_ids(connection, table, wanted.count(None))
+    if len(generated) == len(wanted):
+        return generated
+    rest = iter(generated)
+    return [next(rest) if id is None else require_typed_id(table.id, id, param="id") for id in wanted]
 
 
 async def new_ids(connection: Connection, table: ChunkTable, count: int) -> Sequence[str | int | UUID]:

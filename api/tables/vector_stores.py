@@ -67,10 +67,10 @@ RETURNING {VECTOR_STORE}
 
 DELETE = "DELETE FROM vector_stores WHERE id = %(id)s AND {visible} RETURNING id"
 
-LOCK = "SELECT id FROM vector_stores WHERE id = %(id)s AND {visible} FOR NO KEY UPDATE"
+LOCK = f"{GET} FOR NO KEY UPDATE"
 
 # Others may write to the store meanwhile, but it cannot be deleted.
-HOLD = "SELECT id FROM vector_stores WHERE id = %(id)s AND {visible} FOR KEY SHARE"
+HOLD = f"{GET} FOR KEY SHARE"
 
 # Whoever may delete a file may not see all the stores that it is in.
 HOLD_UNSEEN = "SELECT id FROM vector_stores WHERE id = %(id)s FOR KEY SHARE"
@@ -210,14 +210,16 @@ async def delete(connection: Connection, id: str) -> bool:
     return await (await scope.execute(connection, VectorStores.TABLE, DELETE, {"id": id})).fetchone() is not None
 
 
-async def lock(connection: Connection, id: str) -> bool:
-    """Keep others from writing to the store until the transaction ends. False: there is no such store."""
-    return await (await scope.execute(connection, VectorStores.TABLE, LOCK, {"id": id})).fetchone() is not None
+async def lock(connection: Connection, id: str) -> VectorStore | None:
+    """Keep others from writing to the store until the transaction ends."""
+    row = await (await scope.execute(connection, VectorStores.TABLE, LOCK, {"id": id})).fetchone()
+    return cast("VectorStore | None", row)
 
 
-async def hold(connection: Connection, id: str) -> bool:
-    """Keep the store from being deleted until the transaction ends. False: there is no such store."""
-    return await (await scope.execute(connection, VectorStores.TABLE, HOLD, {"id": id})).fetchone() is not None
+async def hold(connection: Connection, id: str) -> VectorStore | None:
+    """Keep the store from being deleted until the transaction ends."""
+    row = await (await scope.execute(connection, VectorStores.TABLE, HOLD, {"id": id})).fetchone()
+    return cast("VectorStore | None", row)
 
 
 async def hold_unseen(connection: Connection, id: str) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from pgvector import HalfVector
 
 Vector = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]  # one a row
+
+SHORTEST: Final = 1e-6  # of vectors whose squares single precision adds up
+LONGEST: Final = 1e6
 
 HEADER: Final = Struct(">HH")  # pgvector's: the dimension, and two bytes that are not used
 
@@ -38,13 +41,15 @@ def from_numbers(numbers: Sequence[float]) -> Vector:
         return wide.astype(np.float32)
 
 
-def rows_from_bytes(parts: Sequence[bytes]) -> Vectors:
-    """Read little-endian float32 as the rows of one array.
+def rows_from_bytes(data: bytes, count: int) -> Vectors:
+    """Read little-endian float32 as so many rows of one size.
 
     Raises:
-        ValueError: there are none, one is empty or not a whole number of floats, or their sizes differ.
+        ValueError: there are none, or a row is empty or not a whole number of floats.
     """
-    return _joined(parts, np.dtype("<f4")).astype(np.float32, copy=False)
+    if not data:
+        raise ValueError("there are no vectors")
+    return np.frombuffer(data, dtype="<f4").reshape(count, -1).astype(np.float32, copy=False)
 
 
 def rows_from_doubles(parts: Sequence[memoryview]) -> Vectors:
@@ -53,8 +58,10 @@ def rows_from_doubles(parts: Sequence[memoryview]) -> Vectors:
     Raises:
         ValueError: there are none, one is empty, or their sizes differ.
     """
+    if len(set(map(len, parts))) != 1 or not len(parts[0]):
+        raise ValueError("there are no vectors, or of different sizes")
     with np.errstate(over="ignore"):
-        return _joined(parts, np.dtype(np.float64)).astype(np.float32)
+        return np.frombuffer(b"".join(parts), dtype=np.float64).reshape(len(parts), -1).astype(np.float32)
 
 
 def from_stored(stored: HalfVector | pgvector.Vector) -> Vector:
@@ -93,7 +100,7 @@ def cosine(left: Vector, right: Vector) -> float:
 def pack(vector: Vector, *, is_half: bool) -> bytes:
     """Write one vector as `packed` does."""
     length = norm(vector)
-    scale = length if is_half or not 1e-6 < length < 1e6 else 1.0
+    scale = length if is_half or not SHORTEST < length < LONGEST else 1.0
     return HEADER.pack(vector.size, 0) + (vector / scale).astype(">f2" if is_half else ">f4").tobytes()
 
 
@@ -104,22 +111,15 @@ def packed(rows: Vectors, *, is_half: bool) -> list[bytes]:
     would leave its range, a vector is stored at unit length, which no cosine notices.
     """
     count, dimension = rows.shape
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    is_usual = (norms > 1e-6) & (norms < 1e6)
-    scales = norms if is_half else np.where(is_usual, 1.0, norms)
-    if is_usual.all():  # single precision is twice as fast, and enough
-        scales = scales.astype(np.float32)
+    with np.errstate(over="ignore"):
+        scales = np.sqrt(np.einsum("ij,ij->i", rows, rows))  # single precision is several times as fast
+    if not ((scales > SHORTEST) & (scales < LONGEST)).all():  # and not enough
+        scales = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    if not is_half:
+        scales[(scales > SHORTEST) & (scales < LONGEST)] = 1
     number = ">f2" if is_half else ">f4"
     values = np.zeros(count, dtype=[("dimension", ">u2"), ("unused", ">u2"), ("numbers", number, (dimension,))])
     values["dimension"] = dimension
     values["numbers"] = rows / scales[:, np.newaxis]
     data, size = values.tobytes(), values.itemsize
     return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-def _joined(parts: Sequence[bytes | memoryview], number: np.dtype[Any]) -> npt.NDArray[Any]:
-    sizes = {memoryview(part).nbytes for part in parts}
-    size = sizes.pop() if len(sizes) == 1 else 0
-    if not size or size % number.itemsize:
-        raise ValueError("there are no vectors, or of different sizes")
-    return np.frombuffer(b"".join(parts), dtype=number).reshape(len(parts), size // number.itemsize)

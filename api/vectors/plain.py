@@ -61,8 +61,11 @@ def from_numbers(numbers: Sequence[float]) -> Vector:
     return _vector(numbers)
 
 
-def rows_from_bytes(parts: Sequence[bytes]) -> Vectors:
-    return _filled(as_rows([from_bytes(part) for part in parts]))
+def rows_from_bytes(data: bytes, count: int) -> Vectors:
+    size, rest = divmod(len(data), count)
+    if not size or rest:
+        raise ValueError("there are no vectors, or of different sizes")
+    return as_rows([from_bytes(data[start : start + size]) for start in range(0, len(data), size)])
 
 
 def rows_from_doubles(parts: Sequence[memoryview]) -> Vectors:

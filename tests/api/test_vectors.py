@@ -90,18 +90,25 @@ def test_rows_are_of_one_size(vectors: Any) -> None:
 
 @BOTH
 def test_bytes_and_doubles_become_rows(vectors: Any) -> None:
-    floats = [np.array(row, dtype="<f4").tobytes() for row in ([1.5, -2.0], [0.0, 3.0])]
+    floats = np.array([1.5, -2.0, 0.0, 3.0], dtype="<f4").tobytes()
     doubles = [memoryview(array("d", row)) for row in ([1.5, -2.0], [1e300, 3.0])]
 
-    assert [list(row) for row in vectors.rows_from_bytes(floats)] == [[1.5, -2.0], [0.0, 3.0]]
+    assert [list(row) for row in vectors.rows_from_bytes(floats, 2)] == [[1.5, -2.0], [0.0, 3.0]]
     assert [list(row) for row in vectors.rows_from_doubles(doubles)] == [[1.5, -2.0], [math.inf, 3.0]]
 
 
 @BOTH
-@pytest.mark.parametrize("parts", [[], [b""], [b"", b""], [b"12345"] * 4, [b"1234", b"12345678"]])
-def test_bytes_that_are_no_rows_are_refused(vectors: Any, parts: list[bytes]) -> None:
+@pytest.mark.parametrize(("data", "count"), [(b"", 1), (b"", 2), (b"12345", 1), (b"12345" * 4, 4), (b"12345678", 3)])
+def test_bytes_that_are_no_rows_are_refused(vectors: Any, data: bytes, count: int) -> None:
     with pytest.raises(ValueError, match=r"."):
-        vectors.rows_from_bytes(parts)
+        vectors.rows_from_bytes(data, count)
+
+
+@BOTH
+@pytest.mark.parametrize("parts", [[], [[]], [[], []], [[1.0], [1.0, 2.0]]])
+def test_doubles_that_are_no_rows_are_refused(vectors: Any, parts: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        vectors.rows_from_doubles([memoryview(array("d", part)) for part in parts])
 
 
 @BOTH
