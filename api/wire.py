@@ -83,9 +83,9 @@ def _decode_at_once(values: Sequence[Sequence[float] | str]) -> Vectors | None:
 
 def _decode_base64(texts: Sequence[str]) -> bytes:
     """Decode texts of one size and put together what comes out. Without padding, together they are base64 as well."""
-    whole = "".join(texts)
     if len(set(map(len, texts))) != 1:
         raise ValueError("differ in size")
+    whole = "".join(texts)
     if len(texts[0]) % 4 == 0 and "=" not in whole:
         return pybase64.b64decode(whole, validate=True)
     parts = [pybase64.b64decode(text, validate=True) for text in texts]

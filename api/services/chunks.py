@@ -102,11 +102,11 @@ async def _insert(
     vectors = await _vectors(resources, vector_store_id, requests, path)
     new = NewChunks(ids, [request.content for request in requests], [request.metadata for request in requests])
     # Two retries at once must not both find the ids free; not every table has a unique key to stop them.
-    take = vector_stores.hold if ids.count(None) == len(ids) else vector_stores.lock
+    take = stores.lock_unexpired if any(ids) else stores.hold_unexpired
     async with resources.database.transaction() as connection:
-        store = stores.require_unexpired(vector_store_id, await take(connection, vector_store_id))
+        store = await take(connection, vector_store_id)
         rows = _of_one_dimension(store, requests, vectors, path)
-        existing = await _existing(connection, table, vector_store_id, requests, new, rows)
+        existing = await _existing(connection, table, vector_store_id, requests, ids, rows)
         written = answer(await _write(connection, table, vector_store_id, existing, new, rows))
         await idempotency.settle(resources, connection, written)
     return written
@@ -157,15 +157,15 @@ async def _existing(
     table: ChunkTable,
     vector_store_id: str,
     requests: Sequence[CreateEmbeddingRequest],
-    new: NewChunks,
+    ids: Sequence[str | None],
     vectors: Vectors,
 ) -> dict[str, Embedding]:
     """The chunks that are there already, after a check that they are the same."""
-    own_ids = [id for id in new.ids if id is not None]
+    own_ids = [id for id in ids if id is not None]
     if not own_ids:
         return {}
     found = await chunks.find_same_ids(connection, table, vector_store_id, own_ids)
-    for request, id, vector in zip(requests, new.ids, vectors, strict=True):
+    for request, id, vector in zip(requests, ids, vectors, strict=True):
         if id not in found:
             continue
         there, stored = found[id]

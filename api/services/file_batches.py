@@ -18,7 +18,7 @@ async def create(resources: Resources, vector_store_id: str, request: CreateFile
     table = await resources.database.chunk_table()
     id = ids.new_ids("vsfb", 1)[0]
     async with resources.database.transaction() as connection:
-        await vector_store_files.hold_unexpired(connection, vector_store_id)
+        await stores.hold_unexpired(connection, vector_store_id)
         await file_batches.insert(
             connection,
             id=id,

@@ -119,6 +119,16 @@ async def get_unexpired(connection: Connection, id: str) -> VectorStore:
     return require_unexpired(id, await vector_stores.find(connection, id))
 
 
+async def hold_unexpired(connection: Connection, id: str) -> VectorStore:
+    """The same, and the store cannot be deleted until the transaction ends."""
+    return require_unexpired(id, await vector_stores.hold(connection, id))
+
+
+async def lock_unexpired(connection: Connection, id: str) -> VectorStore:
+    """The same, and nobody else writes to the store until the transaction ends."""
+    return require_unexpired(id, await vector_stores.lock(connection, id))
+
+
 def require_unexpired(id: str, found: VectorStore | None) -> VectorStore:
     """The store that was found, to be searched or written to.
 

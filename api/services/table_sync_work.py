@@ -308,9 +308,8 @@ async def _write(
     sync, source = claim.sync, claim.source
     store_id = sync["vector_store_id"]
     async with resources.database.transaction(is_long=True) as connection:
-        if not await vector_stores.hold(connection, store_id) or not await queue.hold(connection, sync["id"]):
-            raise _Gone
-        if (await stores.get_on(connection, store_id))["status"] == "expired":
+        store = await vector_stores.hold(connection, store_id)
+        if store is None or store["status"] == "expired" or not await queue.hold(connection, sync["id"]):
             raise _Gone
         ours = await queue.lock_claimed(connection, sync["id"], claim=claim.id, keys=list(claim.rows))
         due = [change for key, change in changes.items() if change is not None and key in ours]
@@ -354,7 +353,7 @@ async def _store(connection: Any, claim: _Claim) -> VectorStore:
     store = await vector_stores.find(connection, claim.sync["vector_store_id"])
     if store is None:
         raise _Gone
-    return await stores.get_unexpired(connection, claim.sync["vector_store_id"])
+    return stores.require_unexpired(store["id"], store)
 
 
 async def _fail(resources: Resources, claim: _Claim, message: str) -> None:

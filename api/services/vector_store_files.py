@@ -27,7 +27,7 @@ async def create(resources: Resources, vector_store_id: str, request: CreateVect
     table = await resources.database.chunk_table()
     new = attachments.new_file(request.file_id, request.attributes, request.chunking_strategy)
     async with resources.database.transaction() as connection:
-        await hold_unexpired(connection, vector_store_id)
+        await stores.hold_unexpired(connection, vector_store_id)
         max_files = resources.settings.max_files_per_store
         await attachments.attach(connection, table, vector_store_id, [new], param="file_id", max_files=max_files)
         file = await _get_on(connection, vector_store_id, request.file_id)
@@ -74,7 +74,7 @@ async def update(
     """Replace the attributes of a file, and with them those of its chunks: searches see them from now on."""
     table = await resources.database.chunk_table()
     async with resources.database.transaction() as connection:
-        await hold_unexpired(connection, vector_store_id)
+        await stores.hold_unexpired(connection, vector_store_id)
         file = await attachments.set_attributes(connection, table, vector_store_id, file_id, request.attributes)
         if file is None:
             raise _no_such_file(vector_store_id, file_id)
@@ -116,18 +116,6 @@ async def forget_places(resources: Resources) -> None:
     """Forget where files stood in lists that were taken out more than a day ago."""
     async with resources.database.connection() as connection:
         await vector_store_files.forget_places(connection)
-
-
-async def hold_unexpired(connection: Connection, vector_store_id: str) -> None:
-    """Keep the store from being deleted until the transaction ends.
-
-    Raises:
-        NotFound: there is none.
-        InvalidRequest: it has expired.
-    """
-    if not await vector_stores.hold(connection, vector_store_id):
-        raise stores.no_such_store(vector_store_id)
-    await stores.get_unexpired(connection, vector_store_id)
 
 
 async def _get_on(connection: Connection, vector_store_id: str, file_id: str) -> VectorStoreFile:
